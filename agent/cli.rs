@@ -1,0 +1,117 @@
+//! The command line.
+
+use std::time::Duration;
+
+use agent_output::Format;
+use agent_system::collector::TargetUse;
+use agent_system::{Command, Selector};
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Session and output")]
+pub(crate) struct Global {
+    /// How to print: json in a pipe and table on a terminal by default
+    #[arg(short, long, global = true, env = "AGENT_OUTPUT", value_name = "FORMAT")]
+    pub(crate) output: Option<OutputFormat>,
+    /// ID of the debug session, which tags all that is printed [default: a new ULID]
+    #[arg(long, global = true, env = "AGENT_SESSION_ID", value_name = "ID")]
+    pub(crate) session: Option<String>,
+    /// The incident this belongs to
+    #[arg(long, global = true, env = "AGENT_INCIDENT", value_name = "ID")]
+    pub(crate) incident: Option<String>,
+    /// Who looks
+    #[arg(long, global = true, env = "AGENT_ACTOR", value_name = "NAME")]
+    pub(crate) actor: Option<String>,
+    /// W3C trace context to join
+    #[arg(long, global = true, env = "TRACEPARENT", value_name = "00-…")]
+    pub(crate) traceparent: Option<String>,
+    /// Stop looking after this long, with what was seen by then
+    #[arg(long, global = true, env = "AGENT_TIMEOUT", default_value = "60s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Duration,
+    /// Exit with 0 although something could not be seen
+    #[arg(long, global = true)]
+    pub(crate) allow_gaps: bool,
+    /// Write a line to standard error for each file, process and socket touched
+    #[arg(long, global = true)]
+    pub(crate) access_log: bool,
+    /// Look at a recorded tree of /proc
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) proc: Option<String>,
+}
+
+/// Which process is meant; by default PID 1, or else the only other process tree.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Target")]
+pub(crate) struct TargetOptions {
+    /// The target's process ID
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..), group = "which")]
+    pid: Option<u32>,
+    /// The target's process name
+    #[arg(long, value_name = "COMM", group = "which")]
+    name: Option<String>,
+    /// The target's container ID, or its first 12 digits
+    #[arg(long, value_name = "ID", group = "which")]
+    container: Option<String>,
+}
+
+impl TargetOptions {
+    /// As the system crate takes it.
+    pub(crate) fn selector(self) -> Selector {
+        Selector { pid: self.pid, name: self.name, container: self.container }
+    }
+}
+
+/// [`Format`] by its names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OutputFormat(pub(crate) Format);
+
+impl ValueEnum for OutputFormat {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: [OutputFormat; 3] =
+            [OutputFormat(Format::Json), OutputFormat(Format::Ndjson), OutputFormat(Format::Table)];
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self.0 {
+            Format::Json => PossibleValue::new("json").help("the envelope as one JSON object"),
+            Format::Ndjson => PossibleValue::new("ndjson").help("a JSON object a row, the rest of the envelope last"),
+            Format::Table => PossibleValue::new("table").help("for people"),
+        })
+    }
+}
+
+/// The whole command line: that of each of `commands`, and `schema`.
+pub(crate) fn command_line<'a>(commands: impl Iterator<Item = &'a Command>) -> clap::Command {
+    let mut names = Vec::new();
+    let mut line = Global::augment_args(clap::Command::new("agent"))
+        .about("Looks into a live process from its own pod, without touching it")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .after_help(
+            "Exit status: 0 complete, 1 nothing could be printed, 2 usage, 3 printed with gaps,\n\
+             4 refused by policy or cut off by a limit, 5 no such target.",
+        );
+    for command in commands {
+        names.push(PossibleValue::new(command.name));
+        let arguments = (command.arguments)();
+        line = line.subcommand(match command.target {
+            TargetUse::None => arguments,
+            TargetUse::Optional | TargetUse::Required => {
+                let about = arguments.get_about().cloned().unwrap_or_default();
+                TargetOptions::augment_args(arguments).about(about).long_about(None)
+            }
+        });
+    }
+    line.subcommand(
+        clap::Command::new("schema").about("JSON Schema of a command's envelope").arg(
+            clap::Arg::new("command")
+                .value_name("NAME")
+                .value_parser(clap::builder::PossibleValuesParser::new(names))
+                .help("The command; without it, all of them in one object"),
+        ),
+    )
+}

@@ -1,0 +1,215 @@
+//! The front door: argv to run to collector to envelope to output to exit status.
+//!
+//! Nothing is decided here that a crate behind it could decide; see
+//! ARCHITECTURE.md for one command's way through it.
+
+mod cli;
+mod resource;
+mod verdict;
+mod version;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use agent_model::{Cost, Envelope, Observed};
+use agent_output::{Ended, Format};
+use agent_session::{Identity, Limits, Session};
+use agent_system::collector::TargetUse;
+use agent_system::{Command, Plan, Run, TargetError, clock, own, target};
+use anyhow::Context;
+use clap::{ArgMatches, FromArgMatches};
+
+use crate::verdict::{Status, Verdict};
+
+/// The commands of all toolkits, in the order of the help.
+fn commands() -> impl Iterator<Item = &'static Command> {
+    const OWN: &[Command] = &[agent_system::command::<version::Version>()];
+    [agent_process::COMMANDS, OWN].into_iter().flatten()
+}
+
+fn main() -> ExitCode {
+    let matches = match cli::command_line(commands()).try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    let Some((name, matches)) = matches.subcommand() else { return Status::Usage.into() };
+    if name == "schema" {
+        return print_schema(matches);
+    }
+    let Some(command) = commands().find(|command| command.name == name) else { return Status::Usage.into() };
+    match answer(command, matches) {
+        Ok(status) => status.into(),
+        Err(error) => {
+            agent_output::tell(&format!("{error:#}"));
+            Status::Failed.into()
+        }
+    }
+}
+
+/// Help and version go to standard output and are no error.
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        agent_output::tell(error.to_string().trim_start_matches("error: ").trim_end());
+        return Status::Usage.into();
+    }
+    match agent_output::print_text(&error.to_string()) {
+        Ok(_) => Status::Complete.into(),
+        Err(_) => Status::Failed.into(),
+    }
+}
+
+fn print_schema(matches: &ArgMatches) -> ExitCode {
+    let pretty = std::io::stdout().is_terminal();
+    let printed = match matches.get_one::<String>("command") {
+        Some(name) => {
+            let schema = commands().find(|command| command.name == *name).map(|command| (command.schema)());
+            agent_output::print_value(&schema, pretty)
+        }
+        None => {
+            let all: serde_json::Map<String, serde_json::Value> =
+                commands().map(|command| (command.schema_name(), (command.schema)().into())).collect();
+            agent_output::print_value(&all, pretty)
+        }
+    };
+    match printed {
+        Ok(_) => Status::Complete.into(),
+        Err(error) => {
+            agent_output::tell(&format!("standard output: {error}"));
+            Status::Failed.into()
+        }
+    }
+}
+
+/// Answers one command: everything from here on is tagged with its session.
+fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
+    let global = cli::Global::from_arg_matches(matches)?;
+    let began_us = clock::boot_us();
+    let (session, start) = match open_session(&global, began_us) {
+        Ok(session) => (session, clock::wall_us()),
+        Err(error) => {
+            agent_output::tell(&format!("{error:#}"));
+            return Ok(Status::Usage);
+        }
+    };
+    let mut verdict = Verdict::new(session.info(), command);
+    let status = look(command, matches, &global, session, (began_us, start), &mut verdict)?;
+    verdict.leave(status);
+    Ok(status)
+}
+
+fn open_session(global: &cli::Global, now_us: u64) -> anyhow::Result<Session> {
+    let id = global.session.clone().unwrap_or_else(new_session_id);
+    let identity = Identity::new(&id)?
+        .incident(global.incident.as_deref())?
+        .actor(global.actor.as_deref())?
+        .traceparent(global.traceparent.as_deref())?;
+    let timeout_us = u64::try_from(global.timeout.as_micros()).unwrap_or(u64::MAX);
+    let limits = Limits { deadline_us: now_us.saturating_add(timeout_us) };
+    Ok(Session::open(identity, limits, global.access_log))
+}
+
+/// A new ULID: its time first, so that sessions sort by when they began.
+fn new_session_id() -> String {
+    let mut random = [0_u8; 16];
+    own::random(&mut random);
+    ulid::Ulid::from_parts(clock::wall_us() / 1000, u128::from_ne_bytes(random)).to_string()
+}
+
+fn look(
+    command: &Command,
+    matches: &ArgMatches,
+    global: &cli::Global,
+    session: Session,
+    (began_us, start_us): (u64, u64),
+    verdict: &mut Verdict,
+) -> anyhow::Result<Status> {
+    let plan = Plan { proc: global.proc.clone(), capabilities: command.capabilities.iter().copied().collect() };
+    let mut run = Run::begin(session, plan)?;
+    if command.target != TargetUse::None
+        && let Err(error) = aim(&mut run, command, matches)
+    {
+        return no_target(&error);
+    }
+    let collected = (command.collect)(&run, matches);
+    run.settle();
+    let end_us = clock::wall_us();
+    let answer = match collected {
+        Ok(answer) => answer,
+        // The target went away before anything could be seen of it.
+        Err(failure) if failure.is_exited() => {
+            agent_output::tell(&format!("the target has ended: {failure}"));
+            return Ok(Status::NoTarget);
+        }
+        Err(failure) => {
+            let gap = run.gap("", &failure);
+            let remedy = gap.remedy.map(|remedy| format!("\n  {remedy}")).unwrap_or_default();
+            return Err(anyhow::anyhow!("{failure}{remedy}"));
+        }
+    };
+    let spent = run.ledger().spent();
+    let envelope = Envelope {
+        schema: command.schema_name(),
+        session: run.session().info().clone(),
+        sequence: 1,
+        agent: version::info(),
+        resource: resource::attributes(&run),
+        target: run.target().cloned(),
+        observed: Observed { start: clock::rfc3339(start_us), end: clock::rfc3339(end_us) },
+        cost: Cost {
+            wall_us: clock::boot_us().saturating_sub(began_us),
+            cpu_us: clock::cpu_us(),
+            peak_rss_kib: own::peak_rss_kib(),
+            target_stopped_us: spent.stopped_us,
+            stops: spent.stops,
+            files_opened: spent.opened,
+            bytes_read: spent.bytes,
+        },
+        options: &*answer.options as &dyn erased_serde::Serialize,
+        digest: agent_model::digest(&*answer.data).context("the answer has no canonical form")?,
+        data: &*answer.data,
+        gaps: answer.gaps,
+    };
+    verdict.saw(&envelope);
+    let is_terminal = std::io::stdout().is_terminal();
+    let format = global.output.map_or(if is_terminal { Format::Table } else { Format::Json }, |output| output.0);
+    let width = if is_terminal { own::terminal_width() } else { None };
+    let printed = agent_output::print(&envelope, format, &(command.schema)(), width);
+    for entry in run.ledger().take_entries() {
+        agent_output::log(&serde_json::json!({
+            "session": run.session().info().id, "access": entry.access.as_str(), "path": agent_model::Text::from(entry.path.as_str()),
+        }));
+    }
+    match printed.context("standard output")? {
+        Ended::Closed => Ok(Status::Complete),
+        Ended::Whole => Ok(Status::of(&envelope.gaps, global.allow_gaps)),
+    }
+}
+
+/// Finds the target that the command line means, and aims at it.
+fn aim(run: &mut Run, command: &Command, matches: &ArgMatches) -> Result<(), TargetError> {
+    let options = cli::TargetOptions::from_arg_matches(matches).unwrap_or_default();
+    match target::find(run, &options.selector(), command.name) {
+        Ok(pid) => Ok(run.aim(pid)?),
+        // A whole namespace can be looked at although nobody said which container.
+        Err(TargetError::Ambiguous { .. }) if command.target == TargetUse::Optional => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn no_target(error: &TargetError) -> anyhow::Result<Status> {
+    let mut text = error.to_string();
+    match error {
+        TargetError::Failed(failure) if !failure.is_exited() && !failure.is_not_found() => {
+            return Err(anyhow::anyhow!("{failure}"));
+        }
+        TargetError::Ambiguous { candidates, .. } => {
+            for candidate in candidates {
+                let container = candidate.container_id.as_deref().unwrap_or("-");
+                text.push_str(&format!("\n  --pid {}  {}  container {container}", candidate.pid, candidate.name));
+            }
+        }
+        _ => {}
+    }
+    agent_output::tell(&text);
+    Ok(Status::NoTarget)
+}

@@ -1,0 +1,357 @@
+//! The canonical form of JSON (RFC 8785), and the digest over it.
+//!
+//! `serde_json` already writes strings and integers as RFC 8785 asks. What is
+//! left is the order of members, and that is done in place: an object is written
+//! as it comes, and its members are put in order when it ends. So that 20,000 rows
+//! need no second copy in memory, each row goes into the hash as soon as it
+//! is whole, as long as the outermost members come in order by themselves (as
+//! `rows` and `summary` do); where they do not, the data is written a second time
+//! with everything held back.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::{CharEscape, Formatter};
+use sha2::{Digest, Sha256};
+
+/// `sha256:` and the SHA-256, in hex, of the canonical form of `data`.
+///
+/// # Errors
+///
+/// When `data` holds a floating-point number (the contract of `data` has none) or
+/// a map whose keys are not strings.
+pub fn digest<T: Serialize + ?Sized>(data: &T) -> Result<String, serde_json::Error> {
+    let mut hash = Sha256::new();
+    if !write(data, &mut hash, true)? {
+        hash = Sha256::new();
+        write(data, &mut hash, false)?;
+    }
+    let mut text = String::from("sha256:");
+    for byte in hash.finalize() {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    Ok(text)
+}
+
+/// The canonical form of `data`. Errors as [`digest`].
+pub fn to_vec<T: Serialize + ?Sized>(data: &T) -> Result<Vec<u8>, serde_json::Error> {
+    let mut out = Sink(Vec::new());
+    write(data, &mut out, false)?;
+    Ok(out.0)
+}
+
+/// Where canonical bytes go.
+trait Feed {
+    fn feed(&mut self, bytes: &[u8]);
+}
+
+struct Sink(Vec<u8>);
+
+impl Feed for Sink {
+    fn feed(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+}
+
+impl Feed for Sha256 {
+    fn feed(&mut self, bytes: &[u8]) {
+        self.update(bytes);
+    }
+}
+
+/// Writes `data`; false when it was to be fed early and the order forbade it.
+fn write<T: Serialize + ?Sized>(data: &T, feed: &mut impl Feed, early: bool) -> Result<bool, serde_json::Error> {
+    let mut canonical = Canonical {
+        out: Vec::with_capacity(4096),
+        objects: Vec::new(),
+        spare: Vec::new(),
+        depth: 0,
+        early,
+        in_order: true,
+        feed,
+    };
+    data.serialize(&mut Serializer::with_formatter(io::sink(), &mut canonical))?;
+    let Canonical { out, in_order, feed, .. } = canonical;
+    feed.feed(&out);
+    Ok(in_order)
+}
+
+struct Canonical<'a, F> {
+    /// Written and not yet fed.
+    out: Vec<u8>,
+    /// The open objects, outermost first.
+    objects: Vec<Object>,
+    spare: Vec<u8>,
+    /// Open objects and arrays.
+    depth: usize,
+    early: bool,
+    in_order: bool,
+    feed: &'a mut F,
+}
+
+struct Object {
+    /// Where its first member starts in `out`.
+    start: usize,
+    /// Start and end of each member, and the end of its key.
+    members: Vec<Member>,
+    /// The last key, for the outermost object when it is fed early.
+    last_key: Vec<u8>,
+}
+
+#[derive(Clone, Copy)]
+struct Member {
+    start: usize,
+    key_end: usize,
+    end: usize,
+}
+
+impl<F: Feed> Canonical<'_, F> {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Feeds what stands, if only the outermost object and one array are open.
+    fn flush_row(&mut self) {
+        if self.early && self.depth <= 2 && self.objects.len() <= 1 && self.out.len() > 1024 {
+            self.feed.feed(&self.out);
+            self.out.clear();
+        }
+    }
+}
+
+/// RFC 8785 sorts keys as arrays of UTF-16 code units; `key` has its quotes.
+fn sort_key(key: &[u8]) -> Vec<u16> {
+    let text: String = serde_json::from_slice(key).unwrap_or_default();
+    text.encode_utf16().collect()
+}
+
+fn key_order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
+    let plain = |key: &[u8]| key.iter().all(|b| b.is_ascii() && *b != b'\\');
+    if plain(a) && plain(b) {
+        // The closing quote sorts before every character that follows it here.
+        a[..a.len() - 1].cmp(&b[..b.len() - 1])
+    } else {
+        sort_key(a).cmp(&sort_key(b))
+    }
+}
+
+fn no_floats() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "data must not hold floating-point numbers")
+}
+
+impl<F: Feed> Formatter for &mut Canonical<'_, F> {
+    fn begin_object<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.depth += 1;
+        self.put(b"{")?;
+        let start = self.out.len();
+        self.objects.push(Object { start, members: Vec::new(), last_key: Vec::new() });
+        Ok(())
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, _: &mut W, first: bool) -> io::Result<()> {
+        let outermost = self.early && self.objects.len() == 1;
+        if !first && outermost {
+            self.put(b",")?;
+        }
+        let start = self.out.len();
+        if let Some(object) = self.objects.last_mut() {
+            object.members.push(Member { start, key_end: start, end: start });
+        }
+        Ok(())
+    }
+
+    fn end_object_key<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        let end = self.out.len();
+        let outermost = self.early && self.objects.len() == 1;
+        if let Some(object) = self.objects.last_mut()
+            && let Some(member) = object.members.last_mut()
+        {
+            member.key_end = end;
+            if outermost {
+                let key = &self.out[member.start..end];
+                if !object.last_key.is_empty() && key_order(&object.last_key, key).is_gt() {
+                    self.in_order = false;
+                }
+                object.last_key = key.to_vec();
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.put(b":")
+    }
+
+    fn end_object_value<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        let end = self.out.len();
+        if let Some(member) = self.objects.last_mut().and_then(|object| object.members.last_mut()) {
+            member.end = end;
+        }
+        self.flush_row();
+        Ok(())
+    }
+
+    fn end_object<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.depth -= 1;
+        let outermost = self.early && self.objects.len() == 1;
+        if let Some(mut object) = self.objects.pop()
+            && !outermost
+        {
+            let out = &mut self.out;
+            object.members.sort_by(|a, b| key_order(&out[a.start..a.key_end], &out[b.start..b.key_end]));
+            self.spare.clear();
+            for (index, member) in object.members.iter().enumerate() {
+                if index > 0 {
+                    self.spare.push(b',');
+                }
+                self.spare.extend_from_slice(&out[member.start..member.end]);
+            }
+            out.truncate(object.start);
+            out.extend_from_slice(&self.spare);
+        }
+        self.put(b"}")
+    }
+
+    fn begin_array<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.depth += 1;
+        self.put(b"[")
+    }
+
+    fn begin_array_value<W: ?Sized + Write>(&mut self, _: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { self.put(b",") }
+    }
+
+    fn end_array_value<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.flush_row();
+        Ok(())
+    }
+
+    fn end_array<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.depth -= 1;
+        self.put(b"]")
+    }
+
+    fn begin_string<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.put(b"\"")
+    }
+
+    fn end_string<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.put(b"\"")
+    }
+
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, _: &mut W, text: &str) -> io::Result<()> {
+        self.put(text.as_bytes())
+    }
+
+    fn write_char_escape<W: ?Sized + Write>(&mut self, _: &mut W, escape: CharEscape) -> io::Result<()> {
+        // The default writes to its writer: let it write to ours.
+        let mut out = std::mem::take(&mut self.out);
+        let result = serde_json::ser::CompactFormatter.write_char_escape(&mut out, escape);
+        self.out = out;
+        result
+    }
+
+    fn write_null<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.put(b"null")
+    }
+
+    fn write_bool<W: ?Sized + Write>(&mut self, _: &mut W, value: bool) -> io::Result<()> {
+        self.put(if value { b"true" } else { b"false" })
+    }
+
+    fn write_i8<W: ?Sized + Write>(&mut self, w: &mut W, value: i8) -> io::Result<()> {
+        self.write_i64(w, value.into())
+    }
+
+    fn write_i16<W: ?Sized + Write>(&mut self, w: &mut W, value: i16) -> io::Result<()> {
+        self.write_i64(w, value.into())
+    }
+
+    fn write_i32<W: ?Sized + Write>(&mut self, w: &mut W, value: i32) -> io::Result<()> {
+        self.write_i64(w, value.into())
+    }
+
+    fn write_i64<W: ?Sized + Write>(&mut self, _: &mut W, value: i64) -> io::Result<()> {
+        serde_json::ser::CompactFormatter.write_i64(&mut self.out, value)
+    }
+
+    fn write_u8<W: ?Sized + Write>(&mut self, w: &mut W, value: u8) -> io::Result<()> {
+        self.write_u64(w, value.into())
+    }
+
+    fn write_u16<W: ?Sized + Write>(&mut self, w: &mut W, value: u16) -> io::Result<()> {
+        self.write_u64(w, value.into())
+    }
+
+    fn write_u32<W: ?Sized + Write>(&mut self, w: &mut W, value: u32) -> io::Result<()> {
+        self.write_u64(w, value.into())
+    }
+
+    fn write_u64<W: ?Sized + Write>(&mut self, _: &mut W, value: u64) -> io::Result<()> {
+        serde_json::ser::CompactFormatter.write_u64(&mut self.out, value)
+    }
+
+    fn write_f32<W: ?Sized + Write>(&mut self, _: &mut W, _: f32) -> io::Result<()> {
+        Err(no_floats())
+    }
+
+    fn write_f64<W: ?Sized + Write>(&mut self, _: &mut W, _: f64) -> io::Result<()> {
+        Err(no_floats())
+    }
+
+    fn write_raw_fragment<W: ?Sized + Write>(&mut self, _: &mut W, text: &str) -> io::Result<()> {
+        self.put(text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn text(value: &serde_json::Value) -> String {
+        String::from_utf8(to_vec(value).expect("serializable")).expect("UTF-8")
+    }
+
+    #[test]
+    fn members_are_sorted_at_every_depth() {
+        let value = json!({"b": [{"z": 1, "a": {"y": null, "x": true}}], "a": "é\n\u{1f}\"\\", "": 0});
+        assert_eq!(text(&value), r#"{"":0,"a":"é\n\u001f\"\\","b":[{"a":{"x":true,"y":null},"z":1}]}"#);
+    }
+
+    #[test]
+    fn keys_sort_by_utf16_code_units_as_the_rfc_shows() {
+        // RFC 8785, section 3.2.3.
+        let value = json!({"\u{20ac}": 1, "\r": 2, "\u{fb33}": 3, "1": 4, "\u{1f600}": 5, "\u{80}": 6, "\u{f6}": 7});
+        assert_eq!(
+            text(&value),
+            "{\"\\r\":2,\"1\":4,\"\u{80}\":6,\"\u{f6}\":7,\"\u{20ac}\":1,\"\u{1f600}\":5,\"\u{fb33}\":3}"
+        );
+    }
+
+    #[test]
+    fn prefixes_sort_before_longer_keys() {
+        assert_eq!(text(&json!({"ab": 1, "a": 2, "a b": 3, "a!": 4})), r#"{"a":2,"a b":3,"a!":4,"ab":1}"#);
+    }
+
+    #[test]
+    fn early_feeding_gives_the_same_digest() {
+        let rows: Vec<_> =
+            (0..3000).map(|n| json!({"pid": n, "name": format!("p{n}"), "b": {"d": [], "c": {}}})).collect();
+        for value in
+            [json!({"rows": rows, "summary": {"z": 1, "a": 2}}), json!({"summary": {"z": 1, "a": 2}, "rows": rows})]
+        {
+            let mut whole = Sha256::new();
+            whole.update(to_vec(&value).expect("serializable"));
+            let whole: String = whole.finalize().iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(digest(&value).expect("serializable"), format!("sha256:{whole}"));
+        }
+    }
+
+    #[test]
+    fn floats_are_refused() {
+        assert!(digest(&json!({"a": 1.5})).is_err());
+    }
+}

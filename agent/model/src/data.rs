@@ -1,0 +1,110 @@
+//! What a collector answers.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::{Gap, Reason};
+
+/// The data of one answer: what is printed, schema'd and digested.
+///
+/// An answer that is a list has rows, so that NDJSON and tables can take it row
+/// by row; [`Listing`] is that. Another implements this with no method at all.
+pub trait Data: erased_serde::Serialize + Send {
+    /// How many rows there are, or `None` when this data is no list.
+    fn row_count(&self) -> Option<usize> {
+        None
+    }
+
+    /// Row `index`, which is below [`Data::row_count`].
+    fn row(&self, _index: usize) -> Option<&dyn erased_serde::Serialize> {
+        None
+    }
+
+    /// What a listing says besides its rows.
+    fn summary(&self) -> Option<&dyn erased_serde::Serialize> {
+        None
+    }
+}
+
+/// An answer that is a list, in a documented order, and its totals.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct Listing<R, S> {
+    /// One entry each, sorted by the key that the command documents.
+    pub rows: Vec<R>,
+    /// Totals over the rows.
+    pub summary: S,
+}
+
+impl<R: Serialize + Send, S: Serialize + Send> Data for Listing<R, S> {
+    fn row_count(&self) -> Option<usize> {
+        Some(self.rows.len())
+    }
+
+    fn row(&self, index: usize) -> Option<&dyn erased_serde::Serialize> {
+        self.rows.get(index).map(|row| row as _)
+    }
+
+    fn summary(&self) -> Option<&dyn erased_serde::Serialize> {
+        Some(&self.summary)
+    }
+}
+
+/// A value and the gaps in it, whose places are relative to the value.
+///
+/// Rows are sorted after they were read, so a row keeps its own gaps until its
+/// index is known: [`Gathered::rows`].
+#[derive(Debug, Clone)]
+pub struct Noted<T> {
+    /// The value.
+    pub value: T,
+    /// Gaps, each with [`Gap::at`] relative to the value (`/inode`).
+    pub gaps: Vec<Gap>,
+}
+
+impl<T> Noted<T> {
+    /// A value without gaps.
+    pub fn new(value: T) -> Self {
+        Self { value, gaps: Vec::new() }
+    }
+}
+
+/// What a collector returns: its data, and what it could not see.
+#[derive(Debug, Clone)]
+pub struct Gathered<D> {
+    /// The data, as it is printed.
+    pub data: D,
+    /// Gaps, each with [`Gap::at`] relative to the data (`/rows/3/inode`).
+    pub gaps: Vec<Gap>,
+}
+
+impl<D> Gathered<D> {
+    /// Data without gaps.
+    pub fn complete(data: D) -> Self {
+        Self { data, gaps: Vec::new() }
+    }
+}
+
+impl<R, S> Gathered<Listing<R, S>> {
+    /// A listing of `rows`, which are in their final order; each row's gaps are
+    /// moved to `/rows/N`, and `gaps` about the whole are put first.
+    pub fn rows(rows: Vec<Noted<R>>, mut gaps: Vec<Gap>, summary: impl FnOnce(&[R]) -> S) -> Self {
+        let mut values = Vec::with_capacity(rows.len());
+        for (index, row) in rows.into_iter().enumerate() {
+            if !row.gaps.is_empty() {
+                let prefix = format!("/rows/{index}");
+                gaps.extend(row.gaps.into_iter().map(|gap| gap.below(&prefix)));
+            }
+            values.push(row.value);
+        }
+        let summary = summary(&values);
+        Self { data: Listing { rows: values, summary }, gaps }
+    }
+}
+
+/// True when one of `gaps` says that the answer was cut off by a limit or by the
+/// session's rules: the exit status is then 4.
+pub fn was_refused(gaps: &[Gap]) -> bool {
+    gaps.iter().any(|gap| matches!(gap.reason, Reason::LimitReached | Reason::RefusedByPolicy))
+}
+
+erased_serde::serialize_trait_object!(Data);

@@ -1,0 +1,35 @@
+//! The words of the agent: envelope, gap, target. No I/O.
+//!
+//! Every other crate speaks in these types, and every consumer of the JSON reads
+//! them. What a value looks like outside is decided here, once:
+//!
+//! * [`Text`] is how bytes from the kernel or the target become a string,
+//! * [`Hex`] and [`Wide`] are how 64-bit words become one,
+//! * [`Gap`] is what could not be seen, and why,
+//! * [`Data`] is what a collector answers,
+//! * [`Envelope`] is what is printed, and [`digest`] what makes two answers equal.
+
+pub mod canonical;
+pub mod data;
+pub mod envelope;
+pub mod gap;
+pub mod text;
+pub mod values;
+
+pub use canonical::digest;
+pub use data::{Data, Gathered, Listing, Noted};
+pub use envelope::{AgentInfo, Cost, Envelope, Observed, SessionInfo, Target};
+pub use gap::{Gap, Need, Reason};
+pub use text::Text;
+pub use values::{Hex, Wide};
+
+/// The extension key by which a field names its table column (see [`column`]).
+///
+/// A field of a row appears in tables if its schema carries this key: the value
+/// is the heading. The table is thereby declared where the field is, and nowhere
+/// else: `#[schemars(extend("x-column" = "PID"))]`.
+pub const COLUMN: &str = "x-column";
+
+/// The extension key that names the field by whose value a column is indented,
+/// so that a table can draw a tree: `#[schemars(extend("x-tree" = "depth"))]`.
+pub const TREE: &str = "x-tree";

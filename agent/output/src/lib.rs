@@ -1,0 +1,162 @@
+//! JSON, NDJSON and tables: the only crate that prints.
+//!
+//! What it prints it knows by its JSON alone: nothing here is about one command.
+//! A table follows from the schema ([`agent_model::COLUMN`]).
+#![allow(clippy::print_stdout, clippy::print_stderr)] // this is the crate that prints
+
+mod table;
+
+use std::io::{self, BufWriter, ErrorKind, Write};
+
+use agent_model::{Data, Envelope};
+use schemars::Schema;
+use serde::Serialize;
+
+/// An envelope of any command.
+pub type Printed<'a> = Envelope<&'a dyn erased_serde::Serialize, &'a dyn Data>;
+
+/// How an answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// The envelope as one JSON object.
+    Json,
+    /// A JSON object a row, and one with all the rest at the end.
+    Ndjson,
+    /// For people.
+    Table,
+}
+
+/// How printing ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// All of it was written.
+    Whole,
+    /// Whoever reads it has closed the pipe: that is no error.
+    Closed,
+}
+
+/// The last line of NDJSON: the envelope without its rows.
+#[derive(Serialize)]
+struct End<'a> {
+    schema: &'a str,
+    session_id: &'a agent_model::Text,
+    end: Envelope<&'a dyn erased_serde::Serialize, Rest<'a>>,
+}
+
+/// The data without its rows.
+#[derive(Serialize)]
+struct Rest<'a> {
+    #[serde(flatten)]
+    data: Option<&'a dyn Data>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    summary: Option<&'a dyn erased_serde::Serialize>,
+}
+
+/// A row of NDJSON.
+#[derive(Serialize)]
+struct Row<'a> {
+    schema: &'a str,
+    session_id: &'a agent_model::Text,
+    #[serde(flatten)]
+    row: &'a dyn erased_serde::Serialize,
+}
+
+/// Prints `envelope` to standard output. `schema` is that of the envelope, and
+/// `width` the terminal's, if there is one.
+///
+/// # Errors
+///
+/// When it cannot be written: a full disk, say. A closed pipe is no error.
+pub fn print(envelope: &Printed<'_>, format: Format, schema: &Schema, width: Option<usize>) -> io::Result<Ended> {
+    ended(|out| match format {
+        Format::Json => json(out, envelope, width.is_some()),
+        Format::Ndjson => ndjson(out, envelope),
+        Format::Table => table::write(out, envelope, schema, width),
+    })
+}
+
+/// Prints one JSON value and a newline to standard output.
+///
+/// # Errors
+///
+/// As [`print`].
+pub fn print_value(value: &impl Serialize, pretty: bool) -> io::Result<Ended> {
+    ended(|out| json(out, value, pretty))
+}
+
+/// Prints text to standard output.
+///
+/// # Errors
+///
+/// As [`print`].
+pub fn print_text(text: &str) -> io::Result<Ended> {
+    ended(|out| out.write_all(text.as_bytes()))
+}
+
+/// Tells a person something, on standard error. `text` is printed as it is:
+/// whoever puts the target's words into it has escaped them.
+pub fn tell(text: &str) {
+    let mut error = io::stderr().lock();
+    // There is nobody left to tell if this fails.
+    let _ = writeln!(error, "agent: {text}");
+}
+
+/// Writes one line of JSON to standard error: the access log.
+pub fn log(value: &impl Serialize) {
+    let mut line = serde_json::to_vec(value).unwrap_or_default();
+    line.push(b'\n');
+    let _ = io::stderr().lock().write_all(&line);
+}
+
+fn ended(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Ended> {
+    let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Ok(()) => Ok(Ended::Whole),
+        Err(error) => {
+            // Do not try again in drop.
+            let _ = out.into_parts();
+            if error.kind() == ErrorKind::BrokenPipe { Ok(Ended::Closed) } else { Err(error) }
+        }
+    }
+}
+
+fn json(out: &mut dyn Write, value: &impl Serialize, pretty: bool) -> io::Result<()> {
+    if pretty {
+        serde_json::to_writer_pretty(&mut *out, value)?;
+    } else {
+        serde_json::to_writer(&mut *out, value)?;
+    }
+    out.write_all(b"\n")
+}
+
+fn ndjson(out: &mut dyn Write, envelope: &Printed<'_>) -> io::Result<()> {
+    let (schema, session_id) = (envelope.schema.as_str(), &envelope.session.id);
+    let count = envelope.data.row_count();
+    for index in 0..count.unwrap_or(0) {
+        if let Some(row) = envelope.data.row(index) {
+            json(out, &Row { schema, session_id, row }, false)?;
+        }
+    }
+    let Envelope { session, sequence, agent, resource, target, observed, cost, options, gaps, digest, .. } = envelope;
+    let rest =
+        Rest { data: if count.is_some() { None } else { Some(envelope.data) }, summary: envelope.data.summary() };
+    let end = End {
+        schema,
+        session_id,
+        end: Envelope {
+            schema: schema.to_owned(),
+            session: session.clone(),
+            sequence: *sequence,
+            agent: agent.clone(),
+            resource: resource.clone(),
+            target: target.clone(),
+            observed: observed.clone(),
+            cost: *cost,
+            options: *options,
+            data: rest,
+            gaps: gaps.clone(),
+            digest: digest.clone(),
+        },
+    };
+    json(out, &end, false)
+}

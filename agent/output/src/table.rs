@@ -1,0 +1,378 @@
+//! Tables for people.
+//!
+//! A listing becomes a table, an object a block of `name  value` lines. Which
+//! fields of a row are columns, and which column draws the tree, stands in the
+//! schema.
+
+use std::io::{self, Write};
+
+use agent_model::{COLUMN, Gap, TREE};
+use schemars::Schema;
+use serde_json::Value;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use crate::Printed;
+
+/// A column of a table.
+struct Column {
+    key: String,
+    heading: String,
+    /// The field by which it is indented.
+    tree: Option<String>,
+}
+
+/// Writes `envelope` as a table. Without a `width` nothing is cut off.
+pub(crate) fn write(
+    out: &mut dyn Write,
+    envelope: &Printed<'_>,
+    schema: &Schema,
+    width: Option<usize>,
+) -> io::Result<()> {
+    heading(out, envelope)?;
+    let root = schema.as_value();
+    let data = resolve(root, root.pointer("/properties/data").unwrap_or(&Value::Null));
+    if let Some(count) = envelope.data.row_count() {
+        let rows = (0..count)
+            .filter_map(|index| envelope.data.row(index))
+            .map(serde_json::to_value)
+            .collect::<Result<Vec<Value>, _>>()?;
+        let row = resolve(root, data.pointer("/properties/rows/items").unwrap_or(&Value::Null));
+        rows_table(out, &rows, &columns(row), width, "")?;
+        if let Some(summary) = envelope.data.summary() {
+            writeln!(out)?;
+            block(out, &serde_json::to_value(summary)?, &Value::Null, root, width, "")?;
+        }
+    } else {
+        block(out, &serde_json::to_value(envelope.data)?, data, root, width, "")?;
+    }
+    gaps(out, &envelope.gaps)
+}
+
+fn heading(out: &mut dyn Write, envelope: &Printed<'_>) -> io::Result<()> {
+    if let Some(target) = &envelope.target {
+        let executable = target.executable.as_ref().map(|path| format!(" {path}")).unwrap_or_default();
+        writeln!(out, "target {} {}{executable}  session {}", target.pid, target.name, envelope.session.id)?;
+    }
+    Ok(())
+}
+
+/// Follows `$ref` and the one member of `allOf` or the non-null one of `anyOf`.
+fn resolve<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
+    for _ in 0..8 {
+        if let Some(name) = schema.get("$ref").and_then(Value::as_str) {
+            let Some(found) = root.pointer(name.trim_start_matches('#')) else { return schema };
+            schema = found;
+        } else if let Some(any) = schema.get("anyOf").and_then(Value::as_array) {
+            let Some(found) = any.iter().find(|one| one.get("type") != Some(&Value::from("null"))) else {
+                return schema;
+            };
+            schema = found;
+        } else {
+            return schema;
+        }
+    }
+    schema
+}
+
+fn columns(row: &Value) -> Vec<Column> {
+    let Some(properties) = row.get("properties").and_then(Value::as_object) else { return Vec::new() };
+    let word = |schema: &Value, key: &str| schema.get(key).and_then(Value::as_str).map(str::to_owned);
+    properties
+        .iter()
+        .filter_map(|(key, schema)| {
+            Some(Column { key: key.clone(), heading: word(schema, COLUMN)?, tree: word(schema, TREE) })
+        })
+        .collect()
+}
+
+fn rows_table(
+    out: &mut dyn Write,
+    rows: &[Value],
+    columns: &[Column],
+    width: Option<usize>,
+    indent: &str,
+) -> io::Result<()> {
+    let trees: Vec<Option<Vec<String>>> =
+        columns.iter().map(|column| column.tree.as_ref().map(|key| tree_prefixes(rows, key))).collect();
+    let mut cells: Vec<Vec<String>> = vec![columns.iter().map(|column| column.heading.clone()).collect()];
+    for (index, row) in rows.iter().enumerate() {
+        cells.push(
+            columns
+                .iter()
+                .zip(&trees)
+                .map(|(column, tree)| {
+                    let text = cell(&column.key, row.get(&column.key).unwrap_or(&Value::Null));
+                    match tree {
+                        Some(prefixes) => format!("{}{text}", prefixes[index]),
+                        None => text,
+                    }
+                })
+                .collect(),
+        );
+    }
+    let last = columns.len().saturating_sub(1);
+    let widths: Vec<usize> =
+        (0..columns.len()).map(|at| cells.iter().map(|row| row[at].width()).max().unwrap_or(0)).collect();
+    let numeric: Vec<bool> = columns
+        .iter()
+        .map(|column| {
+            rows.iter().all(|row| matches!(row.get(&column.key), None | Some(Value::Number(_) | Value::Null)))
+        })
+        .collect();
+    for row in &cells {
+        let mut line = String::from(indent);
+        for (at, text) in row.iter().enumerate() {
+            let pad = widths[at].saturating_sub(text.width());
+            if numeric[at] {
+                line.extend(std::iter::repeat_n(' ', pad));
+                line.push_str(text);
+            } else {
+                line.push_str(text);
+                if at < last {
+                    line.extend(std::iter::repeat_n(' ', pad));
+                }
+            }
+            if at < last {
+                line.push_str("  ");
+            }
+        }
+        writeln!(out, "{}", clip(line.trim_end(), width))?;
+    }
+    Ok(())
+}
+
+/// The lines that lead to each row of a tree: rows come parent first, with their
+/// depth in `key`.
+fn tree_prefixes(rows: &[Value], key: &str) -> Vec<String> {
+    let depths: Vec<usize> =
+        rows.iter().map(|row| row.get(key).and_then(Value::as_u64).unwrap_or(0) as usize).collect();
+    let mut prefixes = vec![String::new(); rows.len()];
+    // From the end: whether a later row stands at a depth, below the same parent.
+    let mut follows: Vec<bool> = Vec::new();
+    for (index, &depth) in depths.iter().enumerate().rev() {
+        follows.resize(follows.len().max(depth + 1), false);
+        let mut prefix = String::new();
+        for (level, has_next) in follows.iter().enumerate().take(depth + 1).skip(1) {
+            prefix.push_str(match (level == depth, *has_next) {
+                (true, true) => "├─ ",
+                (true, false) => "└─ ",
+                (false, true) => "│  ",
+                (false, false) => "   ",
+            });
+        }
+        prefixes[index] = prefix;
+        follows.truncate(depth + 1);
+        follows[depth] = true;
+    }
+    prefixes
+}
+
+/// An object as `name  value` lines; lists of objects in it as tables.
+fn block(
+    out: &mut dyn Write,
+    value: &Value,
+    schema: &Value,
+    root: &Value,
+    width: Option<usize>,
+    indent: &str,
+) -> io::Result<()> {
+    let Some(members) = value.as_object() else {
+        return writeln!(out, "{indent}{}", cell("", value));
+    };
+    let name_width = members.iter().filter(|(_, v)| is_plain(v)).map(|(key, _)| key.width()).max().unwrap_or(0);
+    for (key, member) in members {
+        let below = resolve(root, schema.pointer(&format!("/properties/{key}")).unwrap_or(&Value::Null));
+        let deeper = format!("{indent}  ");
+        match member {
+            Value::Array(list) if list.iter().any(Value::is_object) => {
+                writeln!(out, "{indent}{key}")?;
+                let row = resolve(root, below.get("items").unwrap_or(&Value::Null));
+                let mut chosen = columns(row);
+                if chosen.is_empty() {
+                    chosen = all_plain(list);
+                }
+                rows_table(out, list, &chosen, width, &deeper)?;
+            }
+            Value::Object(inner) if !inner.is_empty() => {
+                writeln!(out, "{indent}{key}")?;
+                block(out, member, below, root, width, &deeper)?;
+            }
+            plain => {
+                let line = format!("{indent}{key:name_width$}  {}", cell(key, plain));
+                writeln!(out, "{}", clip(&line, width))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_plain(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => members.is_empty(),
+        Value::Array(list) => !list.iter().any(Value::is_object),
+        _ => true,
+    }
+}
+
+/// Every plain member of the objects in `list` as a column.
+fn all_plain(list: &[Value]) -> Vec<Column> {
+    let mut columns: Vec<Column> = Vec::new();
+    for (key, value) in list.iter().filter_map(Value::as_object).flatten() {
+        if is_plain(value) && !columns.iter().any(|column| column.key == *key) {
+            columns.push(Column { key: key.clone(), heading: key.to_uppercase(), tree: None });
+        }
+    }
+    columns
+}
+
+/// A value as one cell: sizes and times in the units that its name says.
+fn cell(key: &str, value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Bool(flag) => if *flag { "yes" } else { "no" }.to_owned(),
+        Value::Number(number) => match number.as_u64() {
+            Some(bytes) if key.ends_with("_bytes") => size(bytes),
+            Some(microseconds) if key.ends_with("_us") => duration(microseconds),
+            _ => number.to_string(),
+        },
+        Value::String(text) => text.clone(),
+        Value::Array(list) => list.iter().map(|one| cell("", one)).collect::<Vec<_>>().join(" "),
+        Value::Object(members) => {
+            members.iter().map(|(key, one)| format!("{key}={}", cell(key, one))).collect::<Vec<_>>().join(" ")
+        }
+    }
+}
+
+/// Bytes with a binary unit: three digits are enough for a person.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["K", "M", "G", "T", "P", "E"];
+    if bytes < 1024 {
+        return bytes.to_string();
+    }
+    let mut tenths = bytes * 10 / 1024;
+    let mut unit = 0;
+    while tenths >= 10240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    if tenths < 100 {
+        format!("{}.{}{}", tenths / 10, tenths % 10, UNITS[unit])
+    } else {
+        format!("{}{}", tenths / 10, UNITS[unit])
+    }
+}
+
+fn duration(microseconds: u64) -> String {
+    match microseconds {
+        0..1_000 => format!("{microseconds}us"),
+        1_000..1_000_000 => format!("{}ms", microseconds / 1000),
+        1_000_000..60_000_000 => format!("{}.{:02}s", microseconds / 1_000_000, microseconds / 10_000 % 100),
+        _ => {
+            let seconds = microseconds / 1_000_000;
+            format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+        }
+    }
+}
+
+fn clip(line: &str, width: Option<usize>) -> &str {
+    let Some(width) = width else { return line };
+    let mut used = 0;
+    for (at, c) in line.char_indices() {
+        used += c.width().unwrap_or(0);
+        if used > width {
+            return &line[..at];
+        }
+    }
+    line
+}
+
+/// Gaps, those of one cause together.
+fn gaps(out: &mut dyn Write, gaps: &[Gap]) -> io::Result<()> {
+    if gaps.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\nnot seen:")?;
+    let mut told: Vec<(String, &Gap, usize)> = Vec::new();
+    for gap in gaps {
+        // `/rows/17/exe` and `/rows/18/exe` are one line.
+        let place: Vec<&str> =
+            gap.at.split('/').map(|part| if part.parse::<u32>().is_ok() { "*" } else { part }).collect();
+        let place = place.join("/");
+        let same = |(at, first, _): &&mut (String, &Gap, usize)| {
+            *at == place && first.reason == gap.reason && first.needs == gap.needs && first.remedy == gap.remedy
+        };
+        match told.iter_mut().find(same) {
+            Some((_, _, count)) => *count += 1,
+            None => told.push((place, gap, 1)),
+        }
+    }
+    for (place, gap, count) in told {
+        let reason = serde_json::to_value(gap.reason)?;
+        let mut line = format!("  {place}: {}", cell("", &reason));
+        if let Some(errno) = &gap.errno {
+            line.push_str(&format!(" ({errno})"));
+        }
+        if let Some(path) = &gap.path {
+            line.push_str(&format!(" {path}"));
+        }
+        if count > 1 {
+            line.push_str(&format!(" and {} more", count - 1));
+        }
+        if let Some(detail) = &gap.detail {
+            line.push_str(&format!(": {detail}"));
+        }
+        if !gap.needs.is_empty() {
+            let needs: Vec<&str> = gap.needs.iter().map(|need| need.as_str()).collect();
+            line.push_str(&format!("; any of {} would do", needs.join(", ")));
+        }
+        writeln!(out, "{line}")?;
+        if let Some(remedy) = &gap.remedy {
+            writeln!(out, "    {remedy}")?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn trees_are_drawn_from_depths() {
+        let rows: Vec<Value> = [0, 1, 2, 1, 0, 1].iter().map(|depth| json!({"depth": depth})).collect();
+        assert_eq!(tree_prefixes(&rows, "depth"), ["", "├─ ", "│  └─ ", "└─ ", "", "└─ "]);
+    }
+
+    #[test]
+    fn sizes_and_times_are_short() {
+        assert_eq!(
+            [size(0), size(1023), size(1024), size(10 << 20), size(1536 << 20)],
+            ["0", "1023", "1.0K", "10M", "1.5G"]
+        );
+        assert_eq!(size(u64::MAX / 16), "1024P");
+        assert_eq!(
+            [duration(7), duration(81_000), duration(2_340_000), duration(7_384_000_000)],
+            ["7us", "81ms", "2.34s", "2:03:04"]
+        );
+    }
+
+    #[test]
+    fn lines_are_cut_between_characters() {
+        assert_eq!(clip("aé│日本", Some(5)), "aé│日");
+        assert_eq!(clip("abc", None), "abc");
+    }
+
+    #[test]
+    fn gaps_of_one_cause_are_one_line() {
+        let mut out = Vec::new();
+        let all = [
+            Gap::new("/rows/1/exe", agent_model::Reason::PermissionDenied),
+            Gap::new("/rows/2/exe", agent_model::Reason::PermissionDenied),
+        ];
+        gaps(&mut out, &all).expect("writes to memory");
+        let text = String::from_utf8(out).expect("UTF-8");
+        assert_eq!(text.matches("/rows/*/exe").count(), 1, "{text}");
+        assert!(text.contains("and 1 more"), "{text}");
+    }
+}

@@ -1,0 +1,118 @@
+//! What a toolkit gives to the front door.
+
+use agent_model::{Data, Envelope, Gap, Gathered};
+use clap::{ArgMatches, Args, FromArgMatches};
+use schemars::{JsonSchema, Schema};
+use serde::Serialize;
+
+use crate::{Capability, Failure, Run};
+
+/// Whether a command looks at a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetUse {
+    /// It does not.
+    None,
+    /// It looks at a whole namespace, which has a target if just one was meant.
+    Optional,
+    /// It cannot do without.
+    Required,
+}
+
+/// One kind of evidence: a subcommand of the agent.
+///
+/// Its options and its data are declared once, as Rust types; the command line,
+/// the JSON Schema and the table follow from them.
+pub trait Collector {
+    /// The subcommand, and the name in `schema`.
+    const NAME: &'static str;
+    /// The version of its data: raised when a field is renamed, retyped or
+    /// removed, never when one is added.
+    const VERSION: u32 = 1;
+    /// One line for people.
+    const ABOUT: &'static str;
+    /// What to know before using it: the order of rows, costs, examples.
+    const MANUAL: &'static str;
+    /// Capabilities that it is worth raising for it, where they were granted.
+    const CAPABILITIES: &'static [Capability] = &[];
+    /// Whether it looks at a target.
+    const TARGET: TargetUse = TargetUse::Required;
+    /// Its options.
+    type Options: Args + Serialize + JsonSchema + Send + 'static;
+    /// Its answer.
+    type Data: Data + Serialize + JsonSchema + 'static;
+
+    /// Looks. Everything goes through `run`.
+    ///
+    /// # Errors
+    ///
+    /// Only where no answer is possible at all; what could not be seen is a gap.
+    fn collect(run: &Run, options: &Self::Options) -> Result<Gathered<Self::Data>, Failure>;
+}
+
+/// A collector without options of its own.
+#[derive(Debug, Clone, Copy, Default, Args, Serialize, JsonSchema)]
+pub struct NoOptions {}
+
+/// An answer, whatever its types.
+pub struct Answer {
+    /// The options, defaults filled in.
+    pub options: Box<dyn erased_serde::Serialize + Send>,
+    /// What was seen.
+    pub data: Box<dyn Data>,
+    /// What was not.
+    pub gaps: Vec<Gap>,
+}
+
+/// A collector as the front door holds it: [`Collector`] without its types.
+#[derive(Clone, Copy)]
+pub struct Command {
+    /// [`Collector::NAME`].
+    pub name: &'static str,
+    /// [`Collector::VERSION`].
+    pub version: u32,
+    /// [`Collector::CAPABILITIES`].
+    pub capabilities: &'static [Capability],
+    /// [`Collector::TARGET`].
+    pub target: TargetUse,
+    /// Its part of the command line.
+    pub arguments: fn() -> clap::Command,
+    /// The JSON Schema of its envelope.
+    pub schema: fn() -> Schema,
+    /// [`Collector::collect`].
+    pub collect: fn(&Run, &ArgMatches) -> Result<Answer, Failure>,
+}
+
+impl Command {
+    /// The `schema` of its envelopes: `agent.NAME/VERSION`.
+    pub fn schema_name(&self) -> String {
+        format!("agent.{}/{}", self.name, self.version)
+    }
+}
+
+/// The command of a collector: the one line by which a toolkit lists it.
+pub const fn command<C: Collector>() -> Command {
+    Command {
+        name: C::NAME,
+        version: C::VERSION,
+        capabilities: C::CAPABILITIES,
+        target: C::TARGET,
+        arguments: arguments::<C>,
+        schema: schema::<C>,
+        collect: collect::<C>,
+    }
+}
+
+fn arguments<C: Collector>() -> clap::Command {
+    C::Options::augment_args(clap::Command::new(C::NAME)).about(C::ABOUT).long_about(None).after_long_help(C::MANUAL)
+}
+
+fn schema<C: Collector>() -> Schema {
+    schemars::schema_for!(Envelope<C::Options, C::Data>)
+}
+
+fn collect<C: Collector>(run: &Run, matches: &ArgMatches) -> Result<Answer, Failure> {
+    let options = C::Options::from_arg_matches(matches)
+        .map_err(|_| Failure::new("options", crate::Cause::Malformed("options were not those of this command")))?;
+    let Gathered { data, gaps } = C::collect(run, &options)?;
+    Ok(Answer { options: Box::new(options), data: Box::new(data), gaps })
+}

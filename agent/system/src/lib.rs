@@ -1,0 +1,43 @@
+//! The only door to the kernel and to the target.
+//!
+//! A collector gets one value, the [`Run`], and does all that it does to the
+//! world through it. Each open, read, link, stop and socket is thereby checked
+//! against the session, counted and recorded in one place, and what is denied is
+//! explained in one place ([`gate`]).
+//!
+//! The parsers in [`parse`] are pure functions from bytes to types. The rest of
+//! this crate has no opinion on what is read: that is the toolkits' subject.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // this is the crate that opens
+
+pub mod capability;
+pub mod clock;
+pub mod collector;
+pub mod failure;
+pub mod gate;
+pub mod memory;
+pub mod own;
+pub mod parse;
+pub mod proc;
+pub mod rights;
+pub mod root;
+pub mod run;
+pub mod sock_diag;
+pub mod stop;
+pub mod target;
+
+pub use capability::{Capabilities, Capability};
+pub use collector::{Answer, Collector, Command, NoOptions, command};
+pub use failure::{Cause, Failure};
+pub use proc::{Directory, Process};
+pub use run::{Plan, Run};
+pub use target::{Selector, TargetError};
+
+/// The size of a page, in bytes.
+pub fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+/// Clock ticks a second, in which proc(5) counts CPU time.
+pub fn ticks_per_second() -> u64 {
+    rustix::param::clock_ticks_per_second()
+}

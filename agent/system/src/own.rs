@@ -1,0 +1,121 @@
+//! The agent's own process and container.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use crate::parse::{self, Mount};
+
+/// Where the kubelet mounts the file whose content becomes the container's
+/// termination message (`terminationMessagePath`, its default).
+const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// The kubelet cuts a termination message off there.
+const TERMINATION_LOG_BYTES: usize = 4096;
+
+/// Our process ID in our own pid namespace.
+pub fn pid() -> u32 {
+    std::process::id()
+}
+
+/// Peak resident set of this program, in KiB (`VmHWM`; getrusage(2) would also
+/// count what the process was before execve(2)).
+pub fn peak_rss_kib() -> u64 {
+    let status = fs::read("/proc/self/status").ok().and_then(|text| parse::status(&text));
+    status.and_then(|status| status.peak_rss_bytes).unwrap_or(0) / 1024
+}
+
+/// Our own mounts; empty where they cannot be read.
+pub fn mounts() -> Vec<Mount> {
+    fs::read("/proc/self/mountinfo").map(|text| parse::mounts(&text)).unwrap_or_default()
+}
+
+/// The text of our own `/proc/self/cgroup`.
+pub fn cgroup() -> Option<Vec<u8>> {
+    fs::read("/proc/self/cgroup").ok()
+}
+
+/// The inode of one of our own namespaces.
+pub fn namespace(kind: &str) -> Option<u64> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
+    crate::proc::namespace_inode(link.as_os_str().as_bytes())
+}
+
+/// This boot (`/proc/sys/kernel/random/boot_id`).
+pub fn boot_id() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|text| text.trim().to_owned())
+}
+
+/// The host name (uname(2)).
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Our own executable, open for reading.
+#[derive(Debug)]
+pub struct Executable {
+    file: fs::File,
+    /// Its length in bytes.
+    pub length: u64,
+}
+
+impl Executable {
+    /// Opens `/proc/self/exe`.
+    ///
+    /// # Errors
+    ///
+    /// When proc(5) is not mounted.
+    pub fn open() -> std::io::Result<Self> {
+        let file = fs::File::open("/proc/self/exe")?;
+        let length = file.metadata()?.len();
+        Ok(Self { file, length })
+    }
+
+    /// Reads at `offset`, as pread(2) does.
+    ///
+    /// # Errors
+    ///
+    /// When reading fails.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
+        std::os::unix::fs::FileExt::read_at(&self.file, buffer, offset)
+    }
+}
+
+/// The width of the terminal on standard output, in columns.
+pub fn terminal_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
+/// Random bytes from the kernel (getrandom(2)).
+pub fn random(bytes: &mut [u8]) {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::rand::getrandom(&mut bytes[done..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(got) => done += got,
+            Err(rustix::io::Errno::INTR) => {}
+            // It cannot fail otherwise since Linux 3.17.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Writes the container's termination message, where the kubelet has mounted the
+/// file for it: nowhere else is anything created or written.
+///
+/// # Errors
+///
+/// When the file is there and cannot be written.
+pub fn write_termination_message(mounts: &[Mount], message: &[u8]) -> std::io::Result<bool> {
+    if !mounts.iter().any(|mount| mount.point == TERMINATION_LOG.as_bytes()) {
+        return Ok(false);
+    }
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .truncate(true)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
+        .open(TERMINATION_LOG)?;
+    file.write_all(&message[..message.len().min(TERMINATION_LOG_BYTES)])?;
+    Ok(true)
+}

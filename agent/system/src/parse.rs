@@ -1,0 +1,28 @@
+//! Pure parsers of the files that every toolkit needs: bytes in, types out.
+
+mod cgroup;
+mod mountinfo;
+mod stat;
+mod status;
+
+pub use cgroup::container_id;
+pub use mountinfo::{Mount, kubelet_names, mounts};
+pub use stat::{Stat, stat};
+pub use status::{Ids, Status, status};
+
+/// The decimal number that `bytes` is, or `None`.
+pub fn number<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
+    std::str::from_utf8(bytes.trim_ascii()).ok()?.parse().ok()
+}
+
+/// The hexadecimal number that `bytes` is, or `None`.
+pub fn hex(bytes: &[u8]) -> Option<u64> {
+    u64::from_str_radix(std::str::from_utf8(bytes.trim_ascii()).ok()?, 16).ok()
+}
+
+/// The first number in `bytes`, as `4096 kB` has one.
+pub fn leading(bytes: &[u8]) -> Option<u64> {
+    let bytes = bytes.trim_ascii_start();
+    let end = bytes.iter().position(|b| !b.is_ascii_digit()).unwrap_or(bytes.len());
+    number(&bytes[..end])
+}

@@ -1,0 +1,103 @@
+//! `/proc/PID/stat` and `/proc/PID/task/TID/stat` (proc_pid_stat(5)).
+
+use super::number;
+
+/// What `stat` says of a process or a thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Process or thread ID.
+    pub pid: u32,
+    /// Its name, at most 15 bytes, any of them.
+    pub name: Vec<u8>,
+    /// The state's letter.
+    pub state: u8,
+    /// Parent process ID; 0 where the parent is outside of this pid namespace.
+    pub ppid: u32,
+    /// Process group.
+    pub pgrp: i32,
+    /// Session.
+    pub session: i32,
+    /// CPU time in user mode, in clock ticks.
+    pub user_ticks: u64,
+    /// CPU time in kernel mode, in clock ticks.
+    pub system_ticks: u64,
+    /// Number of threads.
+    pub threads: u32,
+    /// When it started, in clock ticks since boot.
+    pub start_ticks: u64,
+    /// Resident set, in pages.
+    pub rss_pages: u64,
+    /// PF_* flags (linux/sched.h).
+    pub flags: u32,
+}
+
+impl Stat {
+    /// True for a kernel thread (PF_KTHREAD).
+    pub fn is_kernel_thread(&self) -> bool {
+        self.flags & 0x0020_0000 != 0
+    }
+}
+
+/// Parses `stat`. The name may hold parentheses, spaces and newlines: it ends at
+/// the last `)`.
+pub fn stat(bytes: &[u8]) -> Option<Stat> {
+    let open = bytes.iter().position(|b| *b == b'(')?;
+    let close = bytes.iter().rposition(|b| *b == b')')?;
+    let name = bytes.get(open + 1..close)?.to_vec();
+    let pid = number(&bytes[..open])?;
+    let mut fields = bytes[close + 1..].split(|b| b.is_ascii_whitespace()).filter(|f| !f.is_empty());
+    // Field numbers as in the manual page; the state is the third.
+    let mut next = 3;
+    let mut field = |wanted: usize| {
+        let skip = wanted - next;
+        next = wanted + 1;
+        fields.nth(skip)
+    };
+    Some(Stat {
+        pid,
+        name,
+        state: *field(3)?.first()?,
+        ppid: number(field(4)?)?,
+        pgrp: number(field(5)?)?,
+        session: number(field(6)?)?,
+        flags: number(field(9)?)?,
+        user_ticks: number(field(14)?)?,
+        system_ticks: number(field(15)?)?,
+        threads: number(field(20)?)?,
+        start_ticks: number(field(22)?)?,
+        // A negative count (it is signed in the kernel) is none.
+        rss_pages: number::<i64>(field(24)?)?.max(0) as u64,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NGINX: &[u8] = b"7 (nginx) S 1 7 7 0 -1 4194560 95 0 0 0 12 34 0 0 20 0 3 0 8123 11894784 851 18446744073709551615 1 1 0 0 0 0 0 1073746048 402745863 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
+
+    #[test]
+    fn reads_the_fields() {
+        let stat = stat(NGINX).expect("parses");
+        assert_eq!((stat.pid, stat.ppid, stat.state, stat.threads), (7, 1, b'S', 3));
+        assert_eq!((stat.user_ticks, stat.system_ticks), (12, 34));
+        assert_eq!((stat.start_ticks, stat.rss_pages), (8123, 851));
+        assert!(!stat.is_kernel_thread());
+    }
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let text = [b"7 (a) R 1 (\n".as_slice(), &NGINX[3..]].concat();
+        assert_eq!(stat(&text).expect("parses").name, b"a) R 1 (\nnginx");
+    }
+
+    #[test]
+    fn truncated_text_is_refused_and_never_panics() {
+        let needed = NGINX.len() - 150;
+        for end in 0..needed {
+            let _ = stat(&NGINX[..end]);
+        }
+        assert_eq!(stat(&NGINX[..40]), None);
+        assert_eq!(stat(b") ("), None);
+    }
+}

@@ -1,0 +1,379 @@
+//! Directories of proc(5), and files in them.
+//!
+//! A [`Process`] holds `/proc/PID` open: the files read through it are those of
+//! one process, and once it has ended they are of none. A reused pid is never
+//! taken for it.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::{ControlFlow, Deref};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use agent_model::Text;
+use agent_session::Access;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::parse::{self, Stat, Status};
+use crate::{Cause, Failure, Run};
+
+/// The most that [`Directory::read`] reads of one file.
+pub const LARGEST_FILE: usize = 16 << 20;
+
+/// The longest line that [`Directory::lines`] hands out; the kernel's own lines
+/// are shorter (a path of 4096 bytes, each of which may be written as `\ooo`).
+const LONGEST_LINE: usize = 64 << 10;
+
+/// A directory of proc(5), or of a recorded tree of it, held open.
+#[derive(Debug, Clone)]
+pub struct Directory<'r> {
+    run: &'r Run,
+    fd: Arc<OwnedFd>,
+    path: String,
+    pid: Option<u32>,
+}
+
+/// `DIRECTORY/NAME`, put together only when somebody looks.
+struct Joined<'a>(&'a str, &'a str);
+
+impl std::fmt::Display for Joined<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.0, self.1)
+    }
+}
+
+/// Opens the root of a proc(5) mount, or of a recorded tree.
+pub(crate) fn open_root(path: &str) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+impl<'r> Directory<'r> {
+    pub(crate) fn root(run: &'r Run, fd: Arc<OwnedFd>, path: String) -> Self {
+        Self { run, fd, path, pid: None }
+    }
+
+    /// The run that it was opened by.
+    pub fn run(&self) -> &'r Run {
+        self.run
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// A failure of `name` in this directory.
+    pub(crate) fn failure(&self, name: &str, cause: impl Into<Cause>) -> Failure {
+        let mut cause = cause.into();
+        if let Cause::Os(Errno::NOENT | Errno::SRCH | Errno::IO) = cause
+            && self.pid.is_some()
+            && self.has_ended()
+        {
+            cause = Cause::Exited;
+        }
+        let path = Text::from_bytes(Joined(&self.path, name).to_string().as_bytes());
+        Failure { path, cause, pid: self.pid }
+    }
+
+    /// True when the process or thread that this directory belongs to is gone.
+    fn has_ended(&self) -> bool {
+        let is_process = self.path.rsplit('/').next().is_some_and(|last| last.parse::<u32>().is_ok());
+        let probe = if is_process { "stat" } else { "." };
+        rustix::fs::accessat(&*self.fd, probe, rustix::fs::Access::EXISTS, AtFlags::empty()).is_err()
+    }
+
+    fn permit(&self, access: Access, name: &str) -> Result<(), Failure> {
+        self.run.permit(access, &Joined(&self.path, name)).map_err(|refusal| Failure {
+            path: Text::from_bytes(Joined(&self.path, name).to_string().as_bytes()),
+            cause: refusal.into(),
+            pid: self.pid,
+        })
+    }
+
+    pub(crate) fn open(&self, access: Access, name: &str, flags: OFlags) -> Result<OwnedFd, Failure> {
+        self.permit(access, name)?;
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        let opened = if self.run.is_live() {
+            rustix::fs::openat(&*self.fd, name, flags | OFlags::NOFOLLOW, Mode::empty())
+        } else {
+            // A recorded tree is a stranger's: nothing in it leads out of it.
+            let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            rustix::fs::openat2(&*self.fd, name, flags, Mode::empty(), inside)
+        };
+        opened.map_err(|errno| self.failure(name, errno))
+    }
+
+    /// Reads a file that the kernel writes in one piece (`stat`, `status`,
+    /// `cmdline`): the first read that does not fill the buffer was the last.
+    /// `into` is cleared first; its capacity is used and kept.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened or read, or is larger than [`LARGEST_FILE`].
+    pub fn read_piece(&self, name: &str, into: &mut Vec<u8>) -> Result<(), Failure> {
+        self.read_until(name, into, |read, room| read < room)
+    }
+
+    /// Reads a file whole. Otherwise as [`Directory::read_piece`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Directory::read_piece`].
+    pub fn read(&self, name: &str, into: &mut Vec<u8>) -> Result<(), Failure> {
+        self.read_until(name, into, |read, _| read == 0)
+    }
+
+    fn read_until(&self, name: &str, into: &mut Vec<u8>, is_end: impl Fn(usize, usize) -> bool) -> Result<(), Failure> {
+        let file = self.open(Access::Open, name, OFlags::RDONLY)?;
+        into.clear();
+        loop {
+            if into.len() > LARGEST_FILE {
+                return Err(self.failure(name, Cause::TooLarge(LARGEST_FILE)));
+            }
+            if into.capacity() - into.len() < 512 {
+                into.reserve(into.len().max(4096));
+            }
+            let room = into.capacity() - into.len();
+            let read = match rustix::io::read(&file, rustix::buffer::spare_capacity(into)) {
+                Ok(read) => read,
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(self.failure(name, errno)),
+            };
+            if is_end(read, room) || read == 0 {
+                self.run.ledger().read(into.len());
+                return Ok(());
+            }
+        }
+    }
+
+    /// Hands every line of a file to `each`, without its newline, until it breaks.
+    /// Memory does not grow with the file.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened or read; lines before that were handed out. A line
+    /// of more than 64 KiB is malformed.
+    pub fn lines(&self, name: &str, mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> Result<(), Failure> {
+        let file = self.open(Access::Open, name, OFlags::RDONLY)?;
+        let mut buffer = vec![0_u8; 2 * LONGEST_LINE];
+        let mut filled = 0;
+        loop {
+            let read = match rustix::io::read(&file, &mut buffer[filled..]) {
+                Ok(read) => read,
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(self.failure(name, errno)),
+            };
+            self.run.ledger().read(read);
+            if self.run.is_over() {
+                return Err(self.failure(name, agent_session::Refusal::Deadline));
+            }
+            let end = filled + read;
+            let mut start = 0;
+            while let Some(length) = buffer[start..end].iter().position(|b| *b == b'\n') {
+                if each(&buffer[start..start + length]).is_break() {
+                    return Ok(());
+                }
+                start += length + 1;
+            }
+            if read == 0 {
+                if start < end {
+                    let _ = each(&buffer[start..end]);
+                }
+                return Ok(());
+            }
+            buffer.copy_within(start..end, 0);
+            filled = end - start;
+            if filled > LONGEST_LINE {
+                return Err(self.failure(name, Cause::Malformed("a line of more than 64 KiB")));
+            }
+        }
+    }
+
+    /// What the symbolic link `name` holds.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub fn link(&self, name: &str) -> Result<Vec<u8>, Failure> {
+        self.permit(Access::Link, name)?;
+        let mut buffer = [MaybeUninit::<u8>::uninit(); 4096 + 16];
+        let (target, _) =
+            rustix::fs::readlinkat_raw(&*self.fd, name, &mut buffer).map_err(|errno| self.failure(name, errno))?;
+        self.run.ledger().read(target.len());
+        Ok(target.to_vec())
+    }
+
+    /// The names in it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be listed.
+    pub fn names(&self) -> Result<Vec<Vec<u8>>, Failure> {
+        let mut names = Vec::new();
+        self.each_name(|name| names.push(name.to_vec()))?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The names in it that are decimal numbers, sorted.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be listed.
+    pub fn ids(&self) -> Result<Vec<u32>, Failure> {
+        let mut ids = Vec::new();
+        self.each_name(|name| {
+            if name.first().is_some_and(u8::is_ascii_digit) {
+                ids.extend(parse::number::<u32>(name));
+            }
+        })?;
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    fn each_name(&self, mut each: impl FnMut(&[u8])) -> Result<(), Failure> {
+        let list = self.open(Access::List, ".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut buffer = vec![MaybeUninit::<u8>::uninit(); 32 << 10];
+        let mut entries = RawDir::new(list, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(|errno| self.failure("", errno))?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                self.run.ledger().read(name.len());
+                each(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory `name` in it, open for listing.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    pub fn directory(&self, name: &str) -> Result<Directory<'r>, Failure> {
+        let fd = self.open(Access::List, name, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        Ok(Directory { run: self.run, fd: Arc::new(fd), path: Joined(&self.path, name).to_string(), pid: self.pid })
+    }
+
+    /// The inode number of `name`, which is not followed where it is a link.
+    ///
+    /// # Errors
+    ///
+    /// When its attributes cannot be read.
+    pub fn owner(&self, name: &str) -> Result<(u32, u32), Failure> {
+        self.permit(Access::Attributes, name)?;
+        let stat = rustix::fs::statat(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| self.failure(name, errno))?;
+        Ok((stat.st_uid, stat.st_gid))
+    }
+}
+
+/// One process, held by its directory in proc(5).
+#[derive(Debug, Clone)]
+pub struct Process<'r> {
+    directory: Directory<'r>,
+    pid: u32,
+}
+
+impl<'r> Deref for Process<'r> {
+    type Target = Directory<'r>;
+
+    fn deref(&self) -> &Directory<'r> {
+        &self.directory
+    }
+}
+
+impl<'r> Process<'r> {
+    pub(crate) fn open(root: &Directory<'r>, pid: u32) -> Result<Self, Failure> {
+        let name = pid.to_string();
+        root.permit(Access::Process, &name)?;
+        let path = Joined(&root.path, &name).to_string();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::openat(&*root.fd, name.as_str(), flags, Mode::empty()).map_err(|errno| {
+            let cause = if errno == Errno::NOENT { Cause::Exited } else { Cause::Os(errno) };
+            Failure { path: Text::from_bytes(path.as_bytes()), cause, pid: Some(pid) }
+        })?;
+        let directory = Directory { run: root.run, fd: Arc::new(fd), path, pid: Some(pid) };
+        Ok(Self { directory, pid })
+    }
+
+    /// Its process ID in our pid namespace.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Its `stat`; `buffer` is scratch.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or breaks its format.
+    pub fn stat(&self, buffer: &mut Vec<u8>) -> Result<Stat, Failure> {
+        self.read_piece("stat", buffer)?;
+        parse::stat(buffer).ok_or_else(|| self.failure("stat", Cause::Malformed("not as proc_pid_stat(5) says")))
+    }
+
+    /// Its `status`; `buffer` is scratch.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or breaks its format.
+    pub fn status(&self, buffer: &mut Vec<u8>) -> Result<Status, Failure> {
+        self.read_piece("status", buffer)?;
+        parse::status(buffer).ok_or_else(|| self.failure("status", Cause::Malformed("no Uid and Gid")))
+    }
+
+    /// Its threads, by thread ID.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be listed.
+    pub fn threads(&self) -> Result<Vec<u32>, Failure> {
+        self.directory("task")?.ids()
+    }
+
+    /// The directory of its thread `tid`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such thread.
+    pub fn thread(&self, tid: u32) -> Result<Directory<'r>, Failure> {
+        let name = format!("task/{tid}");
+        let fd = self.open(Access::Process, &name, OFlags::PATH | OFlags::DIRECTORY)?;
+        let path = Joined(&self.path, &name).to_string();
+        Ok(Directory { run: self.run, fd: Arc::new(fd), path, pid: self.directory.pid })
+    }
+
+    /// The inode number of one of its namespaces (`net`, `pid`, `user`, …), as
+    /// namespaces(7) writes it.
+    ///
+    /// # Errors
+    ///
+    /// When the link cannot be read.
+    pub fn namespace(&self, kind: &str) -> Result<u64, Failure> {
+        let name = format!("ns/{kind}");
+        let link = self.link(&name)?;
+        namespace_inode(&link).ok_or_else(|| self.failure(&name, Cause::Malformed("not kind:[inode]")))
+    }
+}
+
+/// The inode in `net:[4026531840]`.
+pub(crate) fn namespace_inode(link: &[u8]) -> Option<u64> {
+    let open = link.iter().position(|b| *b == b'[')?;
+    parse::number(link.get(open + 1..link.len().checked_sub(1)?)?)
+}
+
+/// True when `fd` is a regular file.
+pub(crate) fn is_regular(fd: impl AsFd) -> Result<rustix::fs::Stat, io::Error> {
+    let stat = rustix::fs::fstat(fd)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+        Ok(stat)
+    } else {
+        Err(io::Error::from(Errno::INVAL))
+    }
+}

@@ -1,0 +1,241 @@
+//! The one value through which a command touches the world.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use agent_model::{Gap, Target, Text};
+use agent_session::{Access, Ledger, Refusal, Session};
+
+use crate::gate::{self, Subject};
+use crate::parse;
+use crate::rights::{Approach, Rights};
+use crate::{Capabilities, Capability, Directory, Failure, Process, clock, own, proc, stop};
+
+/// Where a run looks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// A recorded tree of `/proc` instead of the live one.
+    pub proc: Option<String>,
+    /// Capabilities to raise where they are permitted.
+    pub capabilities: Capabilities,
+}
+
+/// The one value through which a command touches the world.
+///
+/// It belongs to one command. What it opens is checked against the session,
+/// counted and recorded.
+#[derive(Debug)]
+pub struct Run {
+    session: Session,
+    proc: Arc<OwnedFd>,
+    proc_path: String,
+    live: bool,
+    wanted: Capabilities,
+    rights: Mutex<Option<Rights>>,
+    subjects: Mutex<HashMap<u32, Option<Subject>>>,
+    target: Option<Target>,
+    owed: Mutex<Vec<nix::unistd::Pid>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Run {
+    /// Begins a run in `session`.
+    ///
+    /// # Errors
+    ///
+    /// When the tree of proc(5) cannot be opened.
+    pub fn begin(session: Session, plan: Plan) -> Result<Self, Failure> {
+        let live = plan.proc.is_none();
+        let proc_path = plan.proc.unwrap_or_else(|| "/proc".to_owned());
+        let proc = proc::open_root(&proc_path).map_err(|errno| Failure::new(proc_path.as_str(), errno))?;
+        let run = Self {
+            session,
+            proc: Arc::new(proc),
+            proc_path,
+            live,
+            wanted: plan.capabilities,
+            rights: Mutex::new(None),
+            subjects: Mutex::default(),
+            target: None,
+            owed: Mutex::default(),
+        };
+        if live && run.wanted != Capabilities::default() {
+            let mut rights = Rights::now()?;
+            rights.raise(run.wanted)?;
+            *lock(&run.rights) = Some(rights);
+        }
+        Ok(run)
+    }
+
+    /// The session it belongs to.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The counts of what was done.
+    pub fn ledger(&self) -> &Ledger {
+        self.session.ledger()
+    }
+
+    /// True when it looks at the live system, and not at a recorded tree.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// True when the time of this command is over.
+    pub fn is_over(&self) -> bool {
+        self.session.is_over(clock::boot_us())
+    }
+
+    /// Asks the session whether `path` may be touched, and records it.
+    pub(crate) fn permit(&self, access: Access, path: &dyn Display) -> Result<(), Refusal> {
+        self.session.permit(access, path, clock::boot_us())
+    }
+
+    /// The root of proc(5).
+    pub fn proc(&self) -> Directory<'_> {
+        Directory::root(self, Arc::clone(&self.proc), self.proc_path.clone())
+    }
+
+    /// The IDs of all processes of the pid namespace, sorted.
+    ///
+    /// # Errors
+    ///
+    /// When proc(5) cannot be listed.
+    pub fn pids(&self) -> Result<Vec<u32>, Failure> {
+        self.proc().ids()
+    }
+
+    /// The process `pid`.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn process(&self, pid: u32) -> Result<Process<'_>, Failure> {
+        Process::open(&self.proc(), pid)
+    }
+
+    /// The target, once [`Run::aim`] has set it.
+    pub fn target(&self) -> Option<&Target> {
+        self.target.as_ref()
+    }
+
+    /// The target's process.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended, or its pid is now another's; or when the command has no
+    /// target.
+    pub fn target_process(&self) -> Result<Process<'_>, Failure> {
+        let Some(target) = &self.target else {
+            return Err(Failure::new("target", crate::Cause::Unsupported("this command has no target")));
+        };
+        let process = self.process(target.pid)?;
+        let stat = process.stat(&mut Vec::with_capacity(1024))?;
+        if stat.start_ticks == target.start_ticks {
+            Ok(process)
+        } else {
+            Err(process.failure("stat", crate::Cause::Exited))
+        }
+    }
+
+    /// Makes `pid` the target: raises what the command needs, or takes on the
+    /// target's IDs where that is the missing key.
+    ///
+    /// # Errors
+    ///
+    /// When the process is gone or its `stat` cannot be read.
+    pub fn aim(&mut self, pid: u32) -> Result<(), Failure> {
+        if self.live
+            && self.wanted != Capabilities::default()
+            && let Some(subject) = self.subject(pid)
+        {
+            let mut rights = match *lock(&self.rights) {
+                Some(rights) => rights,
+                None => Rights::now()?,
+            };
+            let approach = rights.approach(&subject, self.wanted)?;
+            *lock(&self.rights) = Some(rights);
+            if approach == Approach::AsTarget {
+                lock(&self.subjects).clear();
+            }
+        }
+        let mut buffer = Vec::with_capacity(4096);
+        let process = self.process(pid)?;
+        let stat = process.stat(&mut buffer)?;
+        let executable = process.link("exe").ok().map(|path| Text::from_bytes(&path));
+        let container_id =
+            process.read_piece("cgroup", &mut buffer).ok().and_then(|()| parse::container_id(&buffer)).map(Text::from);
+        let boot_id = match self.live {
+            true => own::boot_id(),
+            false => self.recorded_boot_id(),
+        };
+        self.target = Some(Target {
+            pid,
+            start_ticks: stat.start_ticks,
+            boot_id: boot_id.as_deref().map(Text::from),
+            name: Text::from_bytes(&stat.name),
+            executable,
+            container_id,
+        });
+        Ok(())
+    }
+
+    fn recorded_boot_id(&self) -> Option<String> {
+        let mut buffer = Vec::new();
+        self.proc().read_piece("sys/kernel/random/boot_id", &mut buffer).ok()?;
+        String::from_utf8(buffer).ok().map(|text| text.trim().to_owned())
+    }
+
+    /// Our own rights; `None` where `/proc/self/status` cannot be read.
+    pub fn rights(&self) -> Option<Rights> {
+        let mut rights = lock(&self.rights);
+        if rights.is_none() {
+            *rights = Rights::now().ok();
+        }
+        *rights
+    }
+
+    /// What is known of `pid` as the other side of an access check.
+    pub fn subject(&self, pid: u32) -> Option<Subject> {
+        if let Some(known) = lock(&self.subjects).get(&pid) {
+            return *known;
+        }
+        let subject = self.process(pid).ok().and_then(|process| {
+            let status = process.status(&mut Vec::with_capacity(4096)).ok()?;
+            let owner = process.owner("stat").ok().map(|(uid, _)| uid);
+            let foreign = process.namespace("user").ok().zip(own::namespace("user")).map(|(a, b)| a != b);
+            Some(Subject::new(&status, owner, foreign))
+        });
+        lock(&self.subjects).insert(pid, subject);
+        subject
+    }
+
+    /// The gap for `failure` at `at`, a JSON Pointer, with the keys that would have
+    /// opened what was denied.
+    pub fn gap(&self, at: impl Into<String>, failure: &Failure) -> Gap {
+        gate::gap(self, at.into(), failure)
+    }
+
+    /// Remembers a thread that was interrupted and has not stopped yet.
+    pub(crate) fn owe(&self, pid: nix::unistd::Pid) {
+        lock(&self.owed).push(pid);
+    }
+
+    /// Lets go of the threads that stopped too late. Those that still have not
+    /// are let go of by the kernel when the agent ends.
+    pub fn settle(&self) {
+        lock(&self.owed).retain(|pid| !stop::settle(*pid));
+    }
+
+    /// The capabilities that reading files of any owner takes: one that only
+    /// reads if it was granted, else the one that the runtimes' default set has.
+    pub fn reading(permitted: Capabilities) -> Capability {
+        if permitted.has(Capability::DAC_READ_SEARCH) { Capability::DAC_READ_SEARCH } else { Capability::DAC_OVERRIDE }
+    }
+}

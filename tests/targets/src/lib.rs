@@ -1,0 +1,1 @@
+//! Programs with a known truth, for the end-to-end tests

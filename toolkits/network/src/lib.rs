@@ -1,0 +1,1 @@
+//! What the agent can see of the network: sockets

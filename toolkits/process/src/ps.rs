@@ -1,0 +1,369 @@
+//! `ps`: every process of the pid namespace, as a tree.
+
+use std::collections::{BTreeMap, HashMap};
+
+use agent_model::{Gathered, Listing, Noted, Text};
+use agent_system::collector::TargetUse;
+use agent_system::{Capability, Collector, Failure, Process, Run, clock, own, parse};
+use clap::Args;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// The collector of processes.
+pub struct Ps;
+
+/// Options of `ps`.
+#[derive(Debug, Clone, Args, Serialize, JsonSchema)]
+pub struct Options {
+    /// Also list the agent's own processes, marked as `self`
+    #[arg(long = "self")]
+    #[serde(rename = "self")]
+    own: bool,
+}
+
+/// One process.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Row {
+    /// Process ID in our pid namespace.
+    #[schemars(extend("x-column" = "PID"))]
+    pub pid: u32,
+    /// Parent; 0 where it is outside of this pid namespace.
+    #[schemars(extend("x-column" = "PPID"))]
+    pub ppid: u32,
+    /// How many of its ancestors are listed.
+    pub depth: u32,
+    /// User ID, effective; absent with a gap where `status` could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "UID"))]
+    pub uid: Option<u32>,
+    /// Group ID, effective.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// What it does: `running`, `sleeping`, `disk_sleep`, `stopped`, `tracing_stop`,
+    /// `zombie`, `dead`, `idle`, `parked`.
+    #[schemars(extend("x-column" = "STATE"))]
+    pub state: &'static str,
+    /// Number of threads.
+    #[schemars(extend("x-column" = "THREADS"))]
+    pub threads: u32,
+    /// CPU time in user mode, in microseconds, to the clock tick.
+    #[schemars(extend("x-column" = "USER"))]
+    pub cpu_user_us: u64,
+    /// CPU time in the kernel, in microseconds, to the clock tick.
+    #[schemars(extend("x-column" = "SYSTEM"))]
+    pub cpu_system_us: u64,
+    /// Resident set: what it has in memory, shared pages included, in bytes.
+    #[schemars(extend("x-column" = "RSS"))]
+    pub rss_bytes: u64,
+    /// When it started (RFC 3339, UTC).
+    #[schemars(extend("x-column" = "STARTED"))]
+    pub start_time: String,
+    /// When it started, in clock ticks since boot: with the pid this names it for
+    /// good.
+    pub start_ticks: u64,
+    /// Name (`comm`): 15 bytes at most.
+    #[schemars(extend("x-column" = "NAME", "x-tree" = "depth"))]
+    pub name: Text,
+    /// The arguments it has now; empty for a zombie and a kernel thread.
+    #[schemars(extend("x-column" = "ARGS"))]
+    pub args: Vec<Text>,
+    /// Its executable, as its own mount namespace names it; absent for a kernel
+    /// thread and a zombie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub executable: Option<Text>,
+    /// Whether that file is no longer there: it was deleted or replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub executable_deleted: Option<bool>,
+    /// The container it is in, from its control group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<Text>,
+    /// Whether it is the agent's own.
+    #[serde(rename = "self")]
+    pub own: bool,
+}
+
+/// Totals over the processes listed.
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+pub struct Summary {
+    /// Processes.
+    pub processes: u64,
+    /// Threads of all of them.
+    pub threads: u64,
+    /// Processes by state.
+    pub states: BTreeMap<&'static str, u64>,
+}
+
+impl Collector for Ps {
+    const NAME: &'static str = "ps";
+    const ABOUT: &'static str = "Process tree: every process of the pid namespace";
+    const MANUAL: &'static str = "\
+Rows come in tree order: a parent before its children, siblings by pid. The agent's
+own processes are left out unless --self is given.
+
+  agent ps                     the tree on a terminal, JSON in a pipe
+  agent ps -o ndjson | jq 'select(.state == \"zombie\") | .pid'";
+    const CAPABILITIES: &'static [Capability] = &[Capability::SYS_PTRACE];
+    const TARGET: TargetUse = TargetUse::Optional;
+    type Options = Options;
+    type Data = Listing<Row, Summary>;
+
+    fn collect(run: &Run, options: &Options) -> Result<Gathered<Self::Data>, Failure> {
+        let scan = Scan::prepare(run)?;
+        let found = scan.all(&run.pids()?);
+        let kept = found.into_iter().filter(|row| options.own || !row.value.own).collect();
+        Ok(Gathered::rows(tree(kept), Vec::new(), summarize))
+    }
+}
+
+/// What every row needs, read once.
+struct Scan<'r> {
+    run: &'r Run,
+    /// Seconds since 1970 at boot.
+    boot_s: u64,
+    ticks_per_second: u64,
+    page_bytes: u64,
+    own_pid: Option<u32>,
+    /// Our control groups, if the target has others.
+    own_cgroup: Option<Vec<u8>>,
+}
+
+/// Below this many processes a second thread costs more than it gives.
+const WORTH_A_THREAD: usize = 256;
+
+impl<'r> Scan<'r> {
+    fn prepare(run: &'r Run) -> Result<Self, Failure> {
+        let mut boot_s = None;
+        run.proc().lines("stat", |line| {
+            boot_s = line.strip_prefix(b"btime ").and_then(parse::number);
+            if boot_s.is_some() { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
+        })?;
+        let own_cgroup = own::cgroup().filter(|own| run.is_live() && target_cgroup(run).is_some_and(|its| its != *own));
+        Ok(Self {
+            run,
+            boot_s: boot_s.unwrap_or(0),
+            ticks_per_second: agent_system::ticks_per_second(),
+            page_bytes: agent_system::page_bytes(),
+            own_pid: run.is_live().then(own::pid),
+            own_cgroup,
+        })
+    }
+
+    /// The rows of `pids`, in their order. Processes that have ended are left out.
+    fn all(&self, pids: &[u32]) -> Vec<Noted<Row>> {
+        if pids.len() < WORTH_A_THREAD {
+            return self.some(pids);
+        }
+        let (first, second) = pids.split_at(pids.len() / 2);
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| self.some(second));
+            let mut rows = self.some(first);
+            // A panic in the other half is one here.
+            rows.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            rows
+        })
+    }
+
+    fn some(&self, pids: &[u32]) -> Vec<Noted<Row>> {
+        let mut buffer = Vec::with_capacity(8192);
+        pids.iter().filter_map(|pid| self.one(*pid, &mut buffer)).collect()
+    }
+
+    /// The row of `pid`; `None` if it has ended before anything could be read.
+    fn one(&self, pid: u32, buffer: &mut Vec<u8>) -> Option<Noted<Row>> {
+        let process = self.run.process(pid).ok()?;
+        let stat = process.stat(buffer).ok()?;
+        let us_per_tick = 1_000_000 / self.ticks_per_second.max(1);
+        let started_us = stat.start_ticks.saturating_mul(us_per_tick);
+        let mut row = Noted::new(Row {
+            pid,
+            ppid: stat.ppid,
+            depth: 0,
+            uid: None,
+            gid: None,
+            state: state(stat.state),
+            threads: stat.threads,
+            cpu_user_us: stat.user_ticks.saturating_mul(us_per_tick),
+            cpu_system_us: stat.system_ticks.saturating_mul(us_per_tick),
+            rss_bytes: stat.rss_pages.saturating_mul(self.page_bytes),
+            start_time: clock::rfc3339_seconds(self.boot_s.saturating_add(started_us / 1_000_000)),
+            start_ticks: stat.start_ticks,
+            name: Text::from_bytes(&stat.name),
+            args: Vec::new(),
+            executable: None,
+            executable_deleted: None,
+            container_id: None,
+            own: Some(pid) == self.own_pid,
+        });
+        self.details(&process, stat.state == b'Z', &mut row, buffer);
+        Some(row)
+    }
+
+    fn details(&self, process: &Process<'_>, is_zombie: bool, row: &mut Noted<Row>, buffer: &mut Vec<u8>) {
+        match process.status(buffer) {
+            Ok(status) => {
+                row.value.uid = Some(status.uid.effective);
+                row.value.gid = Some(status.gid.effective);
+            }
+            Err(failure) => row.gaps.push(self.run.gap("/uid", &failure)),
+        }
+        match process.read_piece("cmdline", buffer) {
+            Ok(()) => row.value.args = arguments(buffer),
+            Err(failure) => row.gaps.push(self.run.gap("/args", &failure)),
+        }
+        match process.read_piece("cgroup", buffer) {
+            Ok(()) => {
+                row.value.own |= self.own_cgroup.as_deref() == Some(buffer.as_slice());
+                row.value.container_id = parse::container_id(buffer).map(Text::from);
+            }
+            Err(failure) => row.gaps.push(self.run.gap("/container_id", &failure)),
+        }
+        match process.link("exe") {
+            Ok(path) => {
+                let deleted = path.strip_suffix(b" (deleted)");
+                row.value.executable_deleted = Some(deleted.is_some());
+                row.value.executable = Some(Text::from_bytes(deleted.unwrap_or(&path)));
+            }
+            // A kernel thread and a zombie have none.
+            Err(failure) if failure.is_not_found() || is_zombie => {}
+            Err(failure) => row.gaps.push(self.run.gap("/executable", &failure)),
+        }
+    }
+}
+
+fn target_cgroup(run: &Run) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    run.process(run.target()?.pid).ok()?.read_piece("cgroup", &mut text).ok()?;
+    Some(text)
+}
+
+/// `cmdline`: each argument ends with a NUL byte, but for a process that has
+/// rewritten them (setproctitle), which may end without.
+fn arguments(bytes: &[u8]) -> Vec<Text> {
+    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    bytes.split(|b| *b == 0).map(Text::from_bytes).collect()
+}
+
+/// The name of a state letter (proc_pid_stat(5), field 3).
+pub(crate) fn state(letter: u8) -> &'static str {
+    match letter {
+        b'R' => "running",
+        b'S' => "sleeping",
+        b'D' => "disk_sleep",
+        b'T' => "stopped",
+        b't' => "tracing_stop",
+        b'Z' => "zombie",
+        b'X' | b'x' => "dead",
+        b'I' => "idle",
+        b'P' => "parked",
+        b'K' => "wakekill",
+        b'W' => "waking",
+        _ => "unknown",
+    }
+}
+
+/// Puts `rows`, which come by pid, in tree order, and sets their depths. A process
+/// whose parent is not among them is a root, and so is one of a cycle, which only
+/// a table that changed while it was read can have.
+fn tree(rows: Vec<Noted<Row>>) -> Vec<Noted<Row>> {
+    let index: HashMap<u32, usize> = rows.iter().enumerate().map(|(at, row)| (row.value.pid, at)).collect();
+    let mut children: Vec<Vec<usize>> = vec![Vec::new(); rows.len()];
+    let mut roots = Vec::new();
+    for (at, row) in rows.iter().enumerate() {
+        match index.get(&row.value.ppid) {
+            Some(&parent) if parent != at => children[parent].push(at),
+            _ => roots.push(at),
+        }
+    }
+    let mut order: Vec<(usize, u32)> = Vec::with_capacity(rows.len());
+    let mut placed = vec![false; rows.len()];
+    let walk = |root: usize, order: &mut Vec<(usize, u32)>, placed: &mut Vec<bool>| {
+        let mut open = vec![(root, 0)];
+        while let Some((at, depth)) = open.pop() {
+            if std::mem::replace(&mut placed[at], true) {
+                continue;
+            }
+            order.push((at, depth));
+            open.extend(children[at].iter().rev().map(|child| (*child, depth + 1)));
+        }
+    };
+    for root in roots {
+        walk(root, &mut order, &mut placed);
+    }
+    for at in 0..rows.len() {
+        if !placed[at] {
+            walk(at, &mut order, &mut placed);
+        }
+    }
+    let mut slots: Vec<Option<Noted<Row>>> = rows.into_iter().map(Some).collect();
+    order
+        .into_iter()
+        .filter_map(|(at, depth)| {
+            let mut row = slots[at].take()?;
+            row.value.depth = depth;
+            Some(row)
+        })
+        .collect()
+}
+
+fn summarize(rows: &[Row]) -> Summary {
+    let mut summary = Summary { processes: rows.len() as u64, ..Summary::default() };
+    for row in rows {
+        summary.threads += u64::from(row.threads);
+        *summary.states.entry(row.state).or_default() += 1;
+    }
+    summary
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(pid: u32, ppid: u32) -> Noted<Row> {
+        Noted::new(Row {
+            pid,
+            ppid,
+            depth: 0,
+            uid: None,
+            gid: None,
+            state: "sleeping",
+            threads: 1,
+            cpu_user_us: 0,
+            cpu_system_us: 0,
+            rss_bytes: 0,
+            start_time: String::new(),
+            start_ticks: 0,
+            name: Text::default(),
+            args: Vec::new(),
+            executable: None,
+            executable_deleted: None,
+            container_id: None,
+            own: false,
+        })
+    }
+
+    fn shape(rows: Vec<Noted<Row>>) -> Vec<(u32, u32)> {
+        tree(rows).iter().map(|row| (row.value.pid, row.value.depth)).collect()
+    }
+
+    #[test]
+    fn parents_come_before_children_and_siblings_by_pid() {
+        let rows = vec![row(1, 0), row(2, 9), row(5, 1), row(7, 5), row(8, 1), row(9, 0)];
+        assert_eq!(shape(rows), [(1, 0), (5, 1), (7, 2), (8, 1), (9, 0), (2, 1)]);
+    }
+
+    #[test]
+    fn no_row_is_lost_in_a_cycle_or_without_its_parent() {
+        assert_eq!(shape(vec![row(3, 4), row(4, 3), row(6, 77), row(8, 8)]), [(6, 0), (8, 0), (3, 0), (4, 1)]);
+    }
+
+    #[test]
+    fn arguments_end_with_nul_or_without() {
+        let args = |bytes: &[u8]| arguments(bytes).iter().map(|a| a.as_str().to_owned()).collect::<Vec<_>>();
+        assert_eq!(args(b"sh\0-c\0\0x\n\0"), ["sh", "-c", "", "x\\x0a"]);
+        assert_eq!(args(b"nginx: master process"), ["nginx: master process"]);
+        assert!(args(b"").is_empty());
+    }
+}
