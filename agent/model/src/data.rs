@@ -88,14 +88,18 @@ impl<R, S> Gathered<Listing<R, S>> {
     /// A listing of `rows`, which are in their final order; each row's gaps are
     /// moved to `/rows/N`, and `gaps` about the whole are put first.
     pub fn rows(rows: Vec<Noted<R>>, mut gaps: Vec<Gap>, summary: impl FnOnce(&[R]) -> S) -> Self {
-        let mut values = Vec::with_capacity(rows.len());
-        for (index, row) in rows.into_iter().enumerate() {
-            if !row.gaps.is_empty() {
-                let prefix = format!("/rows/{index}");
-                gaps.extend(row.gaps.into_iter().map(|gap| gap.below(&prefix)));
-            }
-            values.push(row.value);
-        }
+        // Collecting reuses the memory of `rows`.
+        let values: Vec<R> = rows
+            .into_iter()
+            .enumerate()
+            .map(|(index, row)| {
+                if !row.gaps.is_empty() {
+                    let prefix = format!("/rows/{index}");
+                    gaps.extend(row.gaps.into_iter().map(|gap| gap.below(&prefix)));
+                }
+                row.value
+            })
+            .collect();
         let summary = summary(&values);
         Self { data: Listing { rows: values, summary }, gaps }
     }

@@ -62,6 +62,10 @@ impl Gate {
 /// Why a gate is shut, and what opens it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
+    /// Which check said no: `uid`, `capability`, `dumpable`, `user_namespace`,
+    /// `yama`, `seccomp`, `lsm`, `hidepid`. Where more than one may have, the first
+    /// that a person would look at.
+    pub gate: &'static str,
     /// Any one of these would do.
     pub needs: Vec<Need>,
     /// What a person can do.
@@ -90,10 +94,7 @@ impl Subject {
     /// it should be open.
     pub fn explain(&self, gate: Gate, ours: &Rights) -> Option<Verdict> {
         match gate {
-            Gate::Capability(capability) => (!ours.effective.has(capability)).then(|| Verdict {
-                needs: vec![Need::Capability(capability.name())],
-                remedy: format!("kubectl debug {}", capability_flags(capability)),
-            }),
+            Gate::Capability(capability) => without(capability, ours),
             Gate::HidePid => None,
             Gate::Ptrace => self.explain_ptrace(ours),
             Gate::PtraceAndOwner => self.explain_ptrace(ours).or_else(|| self.explain_owner(ours)),
@@ -104,6 +105,7 @@ impl Subject {
         let ptrace = Need::Capability(Capability::SYS_PTRACE.name());
         if self.foreign_user_namespace == Some(true) {
             return Some(Verdict {
+                gate: "user_namespace",
                 needs: vec![Need::UserNamespace],
                 remedy: "the target is in another user namespace: start the agent in its pod with --target".to_owned(),
             });
@@ -112,12 +114,24 @@ impl Subject {
             return None;
         }
         if self.dumpable == Some(false) {
-            return Some(Verdict { needs: vec![ptrace, Need::Dumpable], remedy: general().to_owned() });
+            return Some(Verdict {
+                gate: "dumpable",
+                needs: vec![ptrace, Need::Dumpable],
+                remedy: general().to_owned(),
+            });
         }
         if !self.has_ids_of(ours) {
-            return Some(Verdict { needs: vec![Need::SameUid, ptrace], remedy: self.remedy_for_ids(ours) });
+            return Some(Verdict {
+                gate: "uid",
+                needs: vec![Need::SameUid, ptrace],
+                remedy: self.remedy_for_ids(ours),
+            });
         }
-        (!ours.effective.holds(self.permitted)).then(|| Verdict { needs: vec![ptrace], remedy: general().to_owned() })
+        (!ours.effective.holds(self.permitted)).then(|| Verdict {
+            gate: "capability",
+            needs: vec![ptrace],
+            remedy: general().to_owned(),
+        })
     }
 
     fn explain_owner(&self, ours: &Rights) -> Option<Verdict> {
@@ -128,7 +142,7 @@ impl Subject {
         }
         let mut needs = vec![Need::SameUid];
         needs.extend(over.map(|capability| Need::Capability(capability.name())));
-        Some(Verdict { needs, remedy: self.remedy_for_ids(ours) })
+        Some(Verdict { gate: "uid", needs, remedy: self.remedy_for_ids(ours) })
     }
 
     /// The least flags that make the IDs no obstacle. The same uid needs no
@@ -167,38 +181,59 @@ pub fn capability_flags(capability: Capability) -> String {
 /// The gap for `failure` at `at`, with what would have opened it.
 pub(crate) fn gap(run: &Run, at: String, failure: &Failure) -> Gap {
     let mut gap = failure.gap(at);
-    if !failure.is_denied() || !run.is_live() {
-        return gap;
-    }
-    let Some(ours) = run.rights() else { return gap };
-    let shown = failure.path.as_str();
-    let gate = Gate::of_file(shown);
-    let verdict = failure
-        .pid
-        .and_then(|pid| run.subject(pid))
-        .and_then(|subject| subject.explain(gate, &ours))
-        .or_else(|| unseen(gate, &ours));
-    if let Some(verdict) = verdict {
+    if let Some(verdict) = verdict(run, failure) {
         gap.needs = verdict.needs;
         gap.remedy = Some(verdict.remedy);
     }
     gap
 }
 
-/// What is left when all that can be read says yes and the kernel says no.
-fn unseen(gate: Gate, ours: &Rights) -> Option<Verdict> {
-    if gate == Gate::HidePid {
-        return Some(Verdict {
-            needs: vec![Need::HidePid],
-            remedy: "proc is mounted with hidepid: use the profile general, or the target's uid".to_owned(),
-        });
+/// Why `failure` was denied; `None` where it was no denial.
+pub(crate) fn verdict(run: &Run, failure: &Failure) -> Option<Verdict> {
+    if !failure.is_denied() || !run.is_live() {
+        return None;
     }
-    let needs = match std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").as_deref().map(str::trim) {
-        Ok("1" | "2" | "3") => vec![Need::YamaScope, Need::Lsm],
-        _ if ours.seccomp == 2 => vec![Need::Seccomp, Need::Lsm],
-        _ => vec![Need::Dumpable, Need::Lsm],
+    let ours = run.rights()?;
+    let shown = failure.path.as_str();
+    if shown == "ptrace" {
+        // The access check has let us in: it is the system call that is refused.
+        return Some(unseen(Gate::Ptrace, &ours));
+    }
+    let gate = match shown {
+        "socket(AF_PACKET)" => Gate::Capability(Capability::NET_RAW),
+        file => Gate::of_file(file),
     };
-    Some(Verdict { needs, remedy: general().to_owned() })
+    let subject = failure.pid.and_then(|pid| run.subject(pid));
+    let known = match (gate, subject) {
+        (Gate::Capability(capability), _) => without(capability, &ours),
+        (gate, Some(subject)) => subject.explain(gate, &ours),
+        (_, None) => None,
+    };
+    Some(known.unwrap_or_else(|| unseen(gate, &ours)))
+}
+
+/// The verdict on `capability`, unless we have it.
+fn without(capability: Capability, ours: &Rights) -> Option<Verdict> {
+    (!ours.effective.has(capability)).then(|| Verdict {
+        gate: "capability",
+        needs: vec![Need::Capability(capability.name())],
+        remedy: format!("kubectl debug {}", capability_flags(capability)),
+    })
+}
+
+/// What is left when all that can be read says yes and the kernel says no.
+fn unseen(gate: Gate, ours: &Rights) -> Verdict {
+    if gate == Gate::HidePid {
+        let remedy = "proc is mounted with hidepid: use --profile=general, or the target's uid";
+        return Verdict { gate: "hidepid", needs: vec![Need::HidePid], remedy: remedy.to_owned() };
+    }
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+    let (gate, needs) = match scope.as_deref().map(str::trim) {
+        Ok("1" | "2" | "3") => ("yama", vec![Need::YamaScope, Need::Lsm]),
+        _ if ours.seccomp == 2 => ("seccomp", vec![Need::Seccomp, Need::Lsm]),
+        _ => ("lsm", vec![Need::Lsm, Need::Dumpable]),
+    };
+    Verdict { gate, needs, remedy: general().to_owned() }
 }
 
 #[cfg(test)]

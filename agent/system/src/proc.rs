@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use agent_model::Text;
 use agent_session::Access;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags};
+pub use rustix::fs::FileType;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::parse::{self, Stat, Status};
@@ -261,7 +262,32 @@ impl<'r> Directory<'r> {
         Ok(Directory { run: self.run, fd: Arc::new(fd), path: Joined(&self.path, name).to_string(), pid: self.pid })
     }
 
-    /// The inode number of `name`, which is not followed where it is a link.
+    /// The attributes of what the link `name` leads to.
+    ///
+    /// They are taken as the kernel has them (AT_STATX_DONT_SYNC): a server is not
+    /// asked to bring them up to date. Whoever must not hang looks at the mount
+    /// first, though, since following the link may ask it whether the file is
+    /// still there.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    pub fn attributes(&self, name: &str) -> Result<Attributes, Failure> {
+        self.permit(Access::Attributes, name)?;
+        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+        let wanted = StatxFlags::TYPE | StatxFlags::SIZE | StatxFlags::NLINK | StatxFlags::INO;
+        let statx = rustix::fs::statx(&*self.fd, name, flags, wanted).map_err(|errno| self.failure(name, errno))?;
+        Ok(Attributes {
+            kind: FileType::from_raw_mode(statx.stx_mode.into()),
+            size: statx.stx_size,
+            links: statx.stx_nlink,
+            inode: statx.stx_ino,
+            device: (statx.stx_dev_major, statx.stx_dev_minor),
+            special: (statx.stx_rdev_major, statx.stx_rdev_minor),
+        })
+    }
+
+    /// The owner of `name`, which is not followed where it is a link.
     ///
     /// # Errors
     ///
@@ -272,6 +298,23 @@ impl<'r> Directory<'r> {
             .map_err(|errno| self.failure(name, errno))?;
         Ok((stat.st_uid, stat.st_gid))
     }
+}
+
+/// What a file is (statx(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// Its type.
+    pub kind: FileType,
+    /// Its size, in bytes.
+    pub size: u64,
+    /// Its names: none is left of a deleted file.
+    pub links: u32,
+    /// Its inode number.
+    pub inode: u64,
+    /// Major and minor number of the device that it is on.
+    pub device: (u32, u32),
+    /// Major and minor number of the device that it is.
+    pub special: (u32, u32),
 }
 
 /// One process, held by its directory in proc(5).

@@ -65,6 +65,18 @@ impl Rights {
         }
     }
 
+    /// Of `wanted` those that are permitted. To read files of any owner the
+    /// capability that only reads is enough, where it was granted; the runtimes'
+    /// default set has only the one that also writes.
+    pub fn least(&self, wanted: Capabilities) -> Capabilities {
+        let granted = wanted.intersection(self.permitted);
+        if granted.has(Capability::DAC_READ_SEARCH) {
+            granted.without(Capability::DAC_OVERRIDE.only())
+        } else {
+            granted
+        }
+    }
+
     /// Makes effective those of `wanted` that are permitted, and drops all other
     /// capabilities from the effective set.
     ///
@@ -94,13 +106,11 @@ impl Rights {
     /// When the kernel refuses a step it should allow. The rights are then as
     /// before, or fewer.
     pub fn approach(&mut self, subject: &Subject, wanted: Capabilities) -> Result<Approach, Failure> {
-        let ptrace = Capability::SYS_PTRACE.only();
         let keys: Capabilities = [Capability::SETUID, Capability::SETGID].into_iter().collect();
-        let wants_in = wanted.holds(ptrace);
         let same = subject.has_ids_of(self);
         // Without SYS_PTRACE the kernel asks that we hold what the target holds.
         let as_much = subject.permitted.intersection(self.permitted);
-        if !wants_in || self.permitted.has(Capability::SYS_PTRACE) || (same && self.permitted.0 == 0) {
+        if self.permitted.has(Capability::SYS_PTRACE) || (same && self.permitted.0 == 0) {
             self.raise(wanted)?;
             return Ok(Approach::AsWeAre);
         }

@@ -11,7 +11,7 @@ use agent_session::{Access, Ledger, Refusal, Session};
 use crate::gate::{self, Subject};
 use crate::parse;
 use crate::rights::{Approach, Rights};
-use crate::{Capabilities, Capability, Directory, Failure, Process, clock, own, proc, stop};
+use crate::{Capabilities, Directory, Failure, Process, clock, own, proc, stop};
 
 /// Where a run looks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,10 +32,14 @@ pub struct Run {
     proc: Arc<OwnedFd>,
     proc_path: String,
     live: bool,
+    /// Capabilities to raise: those of the plan that were granted.
     wanted: Capabilities,
+    /// Whether the command looks into processes at all.
+    looks_in: bool,
     rights: Mutex<Option<Rights>>,
     subjects: Mutex<HashMap<u32, Option<Subject>>>,
     target: Option<Target>,
+    approach: Mutex<Approach>,
     owed: Mutex<Vec<nix::unistd::Pid>>,
 }
 
@@ -53,19 +57,22 @@ impl Run {
         let live = plan.proc.is_none();
         let proc_path = plan.proc.unwrap_or_else(|| "/proc".to_owned());
         let proc = proc::open_root(&proc_path).map_err(|errno| Failure::new(proc_path.as_str(), errno))?;
-        let run = Self {
+        let mut run = Self {
             session,
             proc: Arc::new(proc),
             proc_path,
             live,
             wanted: plan.capabilities,
+            looks_in: live && plan.capabilities != Capabilities::default(),
             rights: Mutex::new(None),
             subjects: Mutex::default(),
             target: None,
+            approach: Mutex::new(Approach::AsWeAre),
             owed: Mutex::default(),
         };
-        if live && run.wanted != Capabilities::default() {
+        if run.looks_in {
             let mut rights = Rights::now()?;
+            run.wanted = rights.least(run.wanted);
             rights.raise(run.wanted)?;
             *lock(&run.rights) = Some(rights);
         }
@@ -151,8 +158,7 @@ impl Run {
     ///
     /// When the process is gone or its `stat` cannot be read.
     pub fn aim(&mut self, pid: u32) -> Result<(), Failure> {
-        if self.live
-            && self.wanted != Capabilities::default()
+        if self.looks_in
             && let Some(subject) = self.subject(pid)
         {
             let mut rights = match *lock(&self.rights) {
@@ -161,6 +167,7 @@ impl Run {
             };
             let approach = rights.approach(&subject, self.wanted)?;
             *lock(&self.rights) = Some(rights);
+            *lock(&self.approach) = approach;
             if approach == Approach::AsTarget {
                 lock(&self.subjects).clear();
             }
@@ -222,6 +229,17 @@ impl Run {
         gate::gap(self, at.into(), failure)
     }
 
+    /// Which gate denied `failure`, and what opens it; `None` where it was no
+    /// denial.
+    pub fn explain(&self, failure: &Failure) -> Option<gate::Verdict> {
+        gate::verdict(self, failure)
+    }
+
+    /// How the target is reached.
+    pub fn approach(&self) -> Approach {
+        *lock(&self.approach)
+    }
+
     /// Remembers a thread that was interrupted and has not stopped yet.
     pub(crate) fn owe(&self, pid: nix::unistd::Pid) {
         lock(&self.owed).push(pid);
@@ -231,11 +249,5 @@ impl Run {
     /// are let go of by the kernel when the agent ends.
     pub fn settle(&self) {
         lock(&self.owed).retain(|pid| !stop::settle(*pid));
-    }
-
-    /// The capabilities that reading files of any owner takes: one that only
-    /// reads if it was granted, else the one that the runtimes' default set has.
-    pub fn reading(permitted: Capabilities) -> Capability {
-        if permitted.has(Capability::DAC_READ_SEARCH) { Capability::DAC_READ_SEARCH } else { Capability::DAC_OVERRIDE }
     }
 }

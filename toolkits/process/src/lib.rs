@@ -1,8 +1,10 @@
 //! What the agent can see of processes: `ps`, `fds`, `limits`, `access`.
 
+pub mod access;
+pub mod fds;
 pub mod ps;
 
 use agent_system::{Command, command};
 
 /// The commands of this toolkit.
-pub const COMMANDS: &[Command] = &[command::<ps::Ps>()];
+pub const COMMANDS: &[Command] = &[command::<ps::Ps>(), command::<fds::Fds>(), command::<access::AccessCheck>()];

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use agent_model::{Gathered, Listing, Noted, Text};
 use agent_system::collector::TargetUse;
-use agent_system::{Capability, Collector, Failure, Process, Run, clock, own, parse};
+use agent_system::{Capability, Collector, Failure, Process, Run, clock, in_halves, own, parse};
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -150,17 +150,7 @@ impl<'r> Scan<'r> {
 
     /// The rows of `pids`, in their order. Processes that have ended are left out.
     fn all(&self, pids: &[u32]) -> Vec<Noted<Row>> {
-        if pids.len() < WORTH_A_THREAD {
-            return self.some(pids);
-        }
-        let (first, second) = pids.split_at(pids.len() / 2);
-        std::thread::scope(|scope| {
-            let other = scope.spawn(|| self.some(second));
-            let mut rows = self.some(first);
-            // A panic in the other half is one here.
-            rows.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            rows
-        })
+        in_halves(pids, WORTH_A_THREAD, |some| self.some(some))
     }
 
     fn some(&self, pids: &[u32]) -> Vec<Noted<Row>> {

@@ -1,0 +1,49 @@
+//! Flags of system calls by name.
+
+use rustix::fs::OFlags;
+
+/// The flags of open(2) that are set in `flags` (as `fdinfo` has them), in lower
+/// case and without the access mode; a bit without a name is left out, and so is
+/// `O_LARGEFILE`, which says nothing on a 64-bit machine.
+pub fn open_flags(flags: u32) -> Vec<&'static str> {
+    const NAMES: [(OFlags, &str); 15] = [
+        (OFlags::APPEND, "append"),
+        (OFlags::ASYNC, "async"),
+        (OFlags::CLOEXEC, "cloexec"),
+        (OFlags::CREATE, "creat"),
+        (OFlags::DIRECT, "direct"),
+        (OFlags::DIRECTORY, "directory"),
+        (OFlags::EXCL, "excl"),
+        (OFlags::NOATIME, "noatime"),
+        (OFlags::NOCTTY, "noctty"),
+        (OFlags::NOFOLLOW, "nofollow"),
+        (OFlags::NONBLOCK, "nonblock"),
+        // O_SYNC and O_TMPFILE hold the bits of O_DSYNC and O_DIRECTORY.
+        (OFlags::SYNC, "sync"),
+        (OFlags::DSYNC, "dsync"),
+        (OFlags::TMPFILE, "tmpfile"),
+        (OFlags::TRUNC, "trunc"),
+    ];
+    let set = OFlags::from_bits_retain(flags);
+    let has = |flag: OFlags| !flag.is_empty() && set.contains(flag);
+    NAMES
+        .into_iter()
+        .filter(|(flag, name)| {
+            has(*flag) && !(*name == "dsync" && has(OFlags::SYNC)) && !(*name == "directory" && has(OFlags::TMPFILE))
+        })
+        .map(|(_, name)| name)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_that_hold_others_stand_alone() {
+        assert_eq!(open_flags(0o2_104_000), ["cloexec", "nonblock"]);
+        assert_eq!(open_flags(0o4_010_000), ["sync"]);
+        assert_eq!(open_flags(0o10_000), ["dsync"]);
+        assert_eq!(open_flags(0o1), Vec::<&str>::new());
+    }
+}

@@ -1,0 +1,437 @@
+//! `fds`: every descriptor of the target.
+
+mod info;
+
+use std::collections::{BTreeMap, HashMap};
+
+use agent_model::{Gap, Gathered, Listing, Noted, Reason, Text, Wide};
+use agent_system::parse::{self, Mount};
+use agent_system::proc::{Attributes, FileType};
+use agent_system::{Capability, Collector, Directory, Failure, NoOptions, Process, Run, in_halves};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+pub use info::Extra;
+
+/// The collector of descriptors.
+pub struct Fds;
+
+/// One descriptor.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Row {
+    /// Its number.
+    #[schemars(extend("x-column" = "FD"))]
+    pub fd: u32,
+    /// What it is: `file`, `directory`, `socket`, `pipe`, `fifo`, `character_device`,
+    /// `block_device`, `symlink`, `eventfd`, `epoll`, `inotify`, `fanotify`,
+    /// `timerfd`, `signalfd`, `pidfd`, `memfd`, `io_uring`, `dma_buf`, `perf`, `bpf`,
+    /// `namespace`, `anon_inode`; `unknown`, with a gap, where that could not be told.
+    #[serde(rename = "type")]
+    #[schemars(extend("x-column" = "TYPE"))]
+    pub kind: &'static str,
+    /// How it was opened: `read`, `write`, `read_write`, or `path` (O_PATH).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "ACCESS"))]
+    pub access: Option<&'static str>,
+    /// Flags of open(2) that are set, without the access mode, in lower case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "FLAGS"))]
+    pub flags: Option<Vec<&'static str>>,
+    /// File offset, in bytes; absent for types that have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "POSITION"))]
+    pub position: Option<Wide>,
+    /// Size of a file or a memfd, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "SIZE"))]
+    pub size_bytes: Option<u64>,
+    /// Inode number. That of an `anon_inode` type says nothing, and is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inode: Option<Wide>,
+    /// What the kernel calls it: a path in the target's mount namespace,
+    /// `socket:[INODE]`, `anon_inode:[NAME]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "TARGET"))]
+    pub target: Option<Text>,
+    /// Whether the file has no name any more, and will be gone when it is closed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
+    /// The device that it is, as `major:minor`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The mount that it was opened through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount_id: Option<u64>,
+    /// Where that is mounted; absent where it is not in the target's mount
+    /// namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount_point: Option<Text>,
+    /// The type of its file system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fs_type: Option<Text>,
+    /// What only some types have.
+    #[serde(flatten)]
+    pub extra: Box<Extra>,
+}
+
+/// Totals over the descriptors.
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+pub struct Summary {
+    /// How many there are.
+    pub descriptors: u64,
+    /// How many there are of each type.
+    pub types: BTreeMap<&'static str, u64>,
+    /// How many more the target may open: its soft limit (RLIMIT_NOFILE); absent
+    /// where it could not be read, or is unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub soft_limit: Option<u64>,
+    /// The limit up to which it may raise that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hard_limit: Option<u64>,
+    /// Bytes on disk or in memory that only descriptors of deleted files still
+    /// hold. A file that is open more than once is counted once.
+    pub deleted_bytes: u64,
+}
+
+impl Collector for Fds {
+    const NAME: &'static str = "fds";
+    const ABOUT: &'static str = "Open descriptors: type, target, flags, position";
+    const MANUAL: &'static str = "\
+Rows come by number. A file on a network file system is not asked for its size: a dead
+server could hang the agent. Where the descriptors may not be listed, what fdinfo
+still tells is shown, and the rest is a gap.
+
+  agent fds                                         the descriptors of PID 1
+  agent fds --name redis-server -o ndjson | jq 'select(.deleted)'";
+    const CAPABILITIES: &'static [Capability] =
+        &[Capability::SYS_PTRACE, Capability::DAC_READ_SEARCH, Capability::DAC_OVERRIDE];
+    type Options = NoOptions;
+    type Data = Listing<Row, Summary>;
+
+    fn collect(run: &Run, _: &NoOptions) -> Result<Gathered<Self::Data>, Failure> {
+        let process = run.target_process()?;
+        let (looker, ids, mut gaps) = Looker::open(run, &process)?;
+        let rows = in_halves(&ids, WORTH_A_THREAD, |some| looker.some(some));
+        let limits = soft_and_hard(&process);
+        if let Err(failure) = &limits {
+            gaps.push(run.gap("/summary/soft_limit", failure));
+        }
+        Ok(Gathered::rows(rows, gaps, |rows| summarize(rows, limits.unwrap_or_default())))
+    }
+}
+
+/// Below this many descriptors a second thread costs more than it gives.
+const WORTH_A_THREAD: usize = 512;
+
+/// What every row needs.
+struct Looker<'r> {
+    run: &'r Run,
+    /// `/proc/PID/fd`, unless it was denied.
+    links: Option<Directory<'r>>,
+    infos: Result<Directory<'r>, Failure>,
+    mounts: HashMap<u64, Mount>,
+}
+
+impl<'r> Looker<'r> {
+    fn open(run: &'r Run, process: &Process<'r>) -> Result<(Self, Vec<u32>, Vec<Gap>), Failure> {
+        let mut gaps = Vec::new();
+        let mut text = Vec::new();
+        let mounts = match process.read("mountinfo", &mut text) {
+            Ok(()) => parse::mounts(&text).into_iter().map(|mount| (mount.id, mount)).collect(),
+            Err(failure) => {
+                gaps.push(run.gap("/rows/-/mount_point", &failure));
+                HashMap::new()
+            }
+        };
+        let infos = process.directory("fdinfo");
+        let listed = process.directory("fd").and_then(|links| links.ids().map(|ids| (links, ids)));
+        match listed {
+            Ok((links, ids)) => Ok((Self { run, links: Some(links), infos, mounts }, ids, gaps)),
+            Err(denied) if denied.is_denied() => match infos.as_ref().map(Directory::ids) {
+                Ok(Ok(ids)) => {
+                    gaps.push(run.gap("/rows/-/target", &denied).detail("the rest is what fdinfo tells"));
+                    Ok((Self { run, links: None, infos, mounts }, ids, gaps))
+                }
+                _ => {
+                    gaps.push(run.gap("/rows", &denied));
+                    Ok((Self { run, links: None, infos: Err(denied), mounts }, Vec::new(), gaps))
+                }
+            },
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn some(&self, ids: &[u32]) -> Vec<Noted<Row>> {
+        let mut buffer = Vec::with_capacity(4096);
+        ids.iter().filter_map(|fd| self.one(*fd, &mut buffer)).collect()
+    }
+
+    /// The row of `fd`; `None` if it was closed before anything could be read.
+    fn one(&self, fd: u32, buffer: &mut Vec<u8>) -> Option<Noted<Row>> {
+        let name = fd.to_string();
+        let mut gaps = Vec::new();
+        let link = match self.links.as_ref().map(|links| links.link(&name)) {
+            Some(Ok(link)) => Some(link),
+            Some(Err(failure)) if failure.is_not_found() => return None,
+            Some(Err(failure)) => {
+                gaps.push(self.run.gap("/target", &failure));
+                None
+            }
+            None => None,
+        };
+        let told = match &self.infos {
+            Ok(infos) => infos.read_piece(&name, buffer).map(|()| info::info(buffer)),
+            Err(failure) => Err(failure.clone()),
+        };
+        let told = match told {
+            Ok(told) => told,
+            Err(failure) if failure.is_not_found() && link.is_none() => return None,
+            Err(failure) => {
+                gaps.push(self.run.gap("/flags", &failure));
+                info::Info::default()
+            }
+        };
+        let mount = told.mount_id.and_then(|id| self.mounts.get(&id));
+        let mut row = Row {
+            fd,
+            kind: link.as_deref().map_or("unknown", kind_of_link),
+            access: told.flags.map(access),
+            flags: told.flags.map(agent_system::open_flags),
+            position: None,
+            size_bytes: None,
+            inode: told.inode.map(Wide),
+            target: None,
+            deleted: false,
+            device: None,
+            mount_id: told.mount_id,
+            mount_point: mount.map(|mount| Text::from_bytes(&mount.point)),
+            fs_type: mount.map(|mount| Text::from_bytes(&mount.fs_type)),
+            extra: Box::new(told.extra),
+        };
+        let is_named = row.kind == "file" || row.kind == "memfd";
+        let mut path = link.unwrap_or_default();
+        if is_named {
+            gaps.extend(self.attributes(&name, &path, mount, &mut row));
+            if let Some(stripped) = path.strip_suffix(b" (deleted)") {
+                row.deleted = row.kind != "memfd";
+                path.truncate(stripped.len());
+            }
+        }
+        if is_shared_inode(row.kind) {
+            row.inode = None;
+        }
+        if is_named {
+            row.position = told.position.map(Wide);
+        }
+        if self.links.is_some() && !path.is_empty() {
+            row.target = Some(Text::from_bytes(&path));
+        }
+        Some(Noted { value: row, gaps })
+    }
+
+    /// What only its inode tells: which kind of file it is, and its size.
+    fn attributes(&self, name: &str, path: &[u8], mount: Option<&Mount>, row: &mut Row) -> Option<Gap> {
+        let unasked = |what: &str| {
+            let detail = format!("{what} was not asked about this file: a dead server could hang the agent");
+            Some(Gap::new("/type", Reason::Unsupported).path(Text::from_bytes(path)).detail(detail))
+        };
+        match mount {
+            Some(mount) if may_hang(&mount.fs_type) => {
+                row.kind = "unknown";
+                return unasked(&String::from_utf8_lossy(&mount.fs_type));
+            }
+            // A file of another mount namespace: of devices and memory we know.
+            None if self.run.is_live() && !(path.starts_with(b"/dev/") || row.kind == "memfd") => {
+                row.kind = "unknown";
+                return unasked("a file system outside of the target's mount namespace");
+            }
+            _ => {}
+        }
+        let links = self.links.as_ref()?;
+        if !self.run.is_live() {
+            row.kind = "unknown";
+            return Some(
+                Gap::new("/type", Reason::Unsupported).detail("a recorded tree does not tell which kind of file it is"),
+            );
+        }
+        match links.attributes(name) {
+            Ok(found) => {
+                describe(&found, row);
+                None
+            }
+            Err(failure) => {
+                row.kind = "unknown";
+                Some(self.run.gap("/type", &failure))
+            }
+        }
+    }
+}
+
+fn describe(found: &Attributes, row: &mut Row) {
+    row.inode = Some(Wide(found.inode));
+    let device = || Some(format!("{}:{}", found.special.0, found.special.1));
+    match found.kind {
+        FileType::RegularFile => {
+            row.size_bytes = Some(found.size);
+            row.deleted = found.links == 0 && row.kind != "memfd";
+        }
+        FileType::Directory => row.kind = "directory",
+        FileType::Fifo => row.kind = "fifo",
+        FileType::Socket => row.kind = "socket",
+        FileType::Symlink => row.kind = "symlink",
+        FileType::CharacterDevice => {
+            row.kind = "character_device";
+            row.device = device();
+        }
+        FileType::BlockDevice => {
+            row.kind = "block_device";
+            row.device = device();
+        }
+        _ => row.kind = "unknown",
+    }
+}
+
+/// File systems whose files are somebody else's to answer for: a server or a
+/// process that may be dead.
+fn may_hang(fs_type: &[u8]) -> bool {
+    const REMOTE: [&[u8]; 16] = [
+        b"nfs", b"nfs4", b"cifs", b"smb3", b"smbfs", b"ceph", b"9p", b"afs", b"lustre", b"gfs2", b"ocfs2", b"ncpfs",
+        b"coda", b"beegfs", b"gpfs", b"autofs",
+    ];
+    REMOTE.contains(&fs_type) || fs_type.starts_with(b"fuse")
+}
+
+/// What a link of `/proc/PID/fd` says; `file` for every path.
+fn kind_of_link(link: &[u8]) -> &'static str {
+    if link.starts_with(b"/memfd:") {
+        return "memfd";
+    }
+    if link.starts_with(b"/dmabuf:") {
+        return "dma_buf";
+    }
+    if link.starts_with(b"/") {
+        return "file";
+    }
+    let Some(colon) = link.iter().position(|b| *b == b':') else { return "unknown" };
+    let (class, rest) = (&link[..colon], &link[colon + 1..]);
+    match class {
+        b"socket" => "socket",
+        b"pipe" => "pipe",
+        b"pidfd" => "pidfd",
+        b"anon_inode" => match rest.strip_prefix(b"[").and_then(|r| r.strip_suffix(b"]")).unwrap_or(rest) {
+            b"eventfd" => "eventfd",
+            b"eventpoll" => "epoll",
+            b"inotify" => "inotify",
+            b"fanotify" => "fanotify",
+            b"timerfd" => "timerfd",
+            b"signalfd" => "signalfd",
+            b"pidfd" => "pidfd",
+            b"io_uring" => "io_uring",
+            b"perf_event" => "perf",
+            name if name.starts_with(b"bpf") => "bpf",
+            _ => "anon_inode",
+        },
+        b"cgroup" | b"ipc" | b"mnt" | b"net" | b"pid" | b"time" | b"user" | b"uts" | b"pid_for_children"
+        | b"time_for_children" => "namespace",
+        _ => "unknown",
+    }
+}
+
+/// Types whose descriptors all share one inode of the kernel.
+fn is_shared_inode(kind: &str) -> bool {
+    matches!(
+        kind,
+        "eventfd"
+            | "epoll"
+            | "inotify"
+            | "fanotify"
+            | "timerfd"
+            | "signalfd"
+            | "perf"
+            | "bpf"
+            | "anon_inode"
+            | "io_uring"
+    )
+}
+
+fn access(flags: u32) -> &'static str {
+    const O_PATH: u32 = 0o10_000_000;
+    match flags & 0o3 {
+        _ if flags & O_PATH != 0 => "path",
+        0 => "read",
+        1 => "write",
+        _ => "read_write",
+    }
+}
+
+/// Soft and hard limit of descriptors; `None` is unlimited.
+type SoftAndHard = (Option<u64>, Option<u64>);
+
+/// The line `Max open files` of `/proc/PID/limits`.
+fn soft_and_hard(process: &Process<'_>) -> Result<SoftAndHard, Failure> {
+    let mut text = Vec::with_capacity(2048);
+    process.read_piece("limits", &mut text)?;
+    let line = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"Max open files"));
+    let mut numbers = line.unwrap_or_default().split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let mut next = || numbers.next().and_then(parse::number);
+    Ok((next(), next()))
+}
+
+fn summarize(rows: &[Row], (soft_limit, hard_limit): SoftAndHard) -> Summary {
+    let mut summary = Summary { descriptors: rows.len() as u64, soft_limit, hard_limit, ..Summary::default() };
+    let mut deleted = BTreeMap::new();
+    for row in rows {
+        *summary.types.entry(row.kind).or_default() += 1;
+        if row.deleted {
+            deleted.insert((row.mount_id, row.inode), row.size_bytes.unwrap_or(0));
+        }
+    }
+    summary.deleted_bytes = deleted.values().sum();
+    summary
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_tell_the_type() {
+        for (link, kind) in [
+            ("/var/log/x", "file"),
+            ("/memfd:name (deleted)", "memfd"),
+            ("socket:[12]", "socket"),
+            ("pipe:[12]", "pipe"),
+            ("anon_inode:[eventpoll]", "epoll"),
+            ("anon_inode:inotify", "inotify"),
+            ("anon_inode:[bpf-prog]", "bpf"),
+            ("anon_inode:bpf-map", "bpf"),
+            ("anon_inode:[perf_event]", "perf"),
+            ("anon_inode:[userfaultfd]", "anon_inode"),
+            ("anon_inode:[pidfd]", "pidfd"),
+            ("net:[4026531833]", "namespace"),
+            ("/dmabuf:x", "dma_buf"),
+            ("", "unknown"),
+            ("something new", "unknown"),
+        ] {
+            assert_eq!(kind_of_link(link.as_bytes()), kind, "{link}");
+        }
+    }
+
+    #[test]
+    fn files_of_servers_and_user_space_are_not_asked() {
+        for remote in ["nfs4", "fuse", "fuse.sshfs", "fuseblk", "cifs", "9p"] {
+            assert!(may_hang(remote.as_bytes()), "{remote}");
+        }
+        for local in ["ext4", "overlay", "tmpfs", "xfs", "nfsd", "proc"] {
+            assert!(!may_hang(local.as_bytes()), "{local}");
+        }
+    }
+
+    #[test]
+    fn access_modes_are_words() {
+        assert_eq!(
+            [access(0), access(0o100_001), access(0o2), access(0o10_000_002)],
+            ["read", "write", "read_write", "path"]
+        );
+    }
+}
