@@ -10,6 +10,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // this is the crate that opens
 
 pub mod capability;
+pub mod cgroup;
 pub mod clock;
 pub mod collector;
 pub mod failure;
@@ -29,12 +30,14 @@ pub mod stop;
 pub mod target;
 
 pub use capability::{Capabilities, Capability};
+pub use cgroup::CgroupDirectory;
 pub use collector::{Answer, Collector, Command, NoOptions, command};
 pub use failure::{Cause, Failure};
 pub use flags::open_flags;
 pub use parallel::in_halves;
 pub use proc::{Directory, Process};
 pub use run::{Plan, Run};
+pub use rustix::io::Errno;
 pub use target::{Selector, TargetError};
 
 /// The size of a page, in bytes.

@@ -1,11 +1,13 @@
 //! Pure parsers of the files that every toolkit needs: bytes in, types out.
 
 mod cgroup;
+mod maps;
 mod mountinfo;
 mod stat;
 mod status;
 
 pub use cgroup::container_id;
+pub use maps::{Mapping, mapping, mapping_path};
 pub use mountinfo::{Mount, kubelet_names, mounts};
 pub use stat::{Stat, stat};
 pub use status::{Ids, Status, status};

@@ -1,6 +1,6 @@
 //! Files of the target, through its root directory.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use agent_model::Text;
@@ -32,33 +32,19 @@ impl<'r> Process<'r> {
     /// RESOLVE_IN_ROOT). Nothing but a regular file is ever opened for reading: a
     /// FIFO, a device or a socket in its place is refused untouched.
     ///
+    /// In a recorded tree, `PID/root` is the root directory if it was recorded.
+    ///
     /// # Errors
     ///
     /// When it is not there, may not be read, or is no regular file.
     pub fn open_in_root(&self, path: &[u8]) -> Result<TargetFile<'r>, Failure> {
         let shown = [self.path().as_bytes(), b"/root", path].concat();
         let fail = |cause: Cause| Failure { path: Text::from_bytes(&shown), cause, pid: Some(self.pid()) };
-        if !self.run().is_live() {
-            return Err(fail(Cause::Unsupported("a recorded tree has no files of the target")));
-        }
         self.run().permit(Access::Open, &Text::from_bytes(&shown)).map_err(|refusal| fail(refusal.into()))?;
         let c_path = CString::new(path).map_err(|_| fail(Cause::Malformed("a path with a NUL byte")))?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(self.fd(), c"root", flags, Mode::empty()).map_err(|errno| fail(errno.into()))?;
-        let found = rustix::fs::openat2(
-            root,
-            &*c_path,
-            OFlags::PATH | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )
-        .map_err(|errno| fail(errno.into()))?;
-        is_regular(&found).map_err(|_| fail(Cause::Malformed("not a regular file")))?;
-        // Reopen just this file: its path may lead elsewhere by now.
-        let itself = format!("/proc/self/fd/{}", found.as_fd().as_raw_fd());
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = rustix::fs::openat(CWD, itself, flags, Mode::empty()).map_err(|errno| fail(errno.into()))?;
-        let stat = is_regular(&fd).map_err(|_| fail(Cause::Malformed("not a regular file")))?;
+        let root = self.root_directory()?;
+        let (fd, stat) =
+            open_regular(&root, &c_path, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS).map_err(fail)?;
         let device = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
         Ok(TargetFile {
             run: self.run(),
@@ -70,6 +56,47 @@ impl<'r> Process<'r> {
             inode: stat.st_ino,
         })
     }
+}
+
+impl Process<'_> {
+    /// Its root directory, to look up what is below it. In a recorded tree that is
+    /// a plain directory called `root`, if there is one.
+    pub(crate) fn root_directory(&self) -> Result<OwnedFd, Failure> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if self.run().is_live() {
+            return rustix::fs::openat(self.fd(), c"root", flags, Mode::empty())
+                .map_err(|errno| self.failure("root", errno));
+        }
+        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        rustix::fs::openat2(self.fd(), c"root", flags, Mode::empty(), inside).map_err(|errno| {
+            let cause = match errno {
+                Errno::NOENT | Errno::LOOP | Errno::NOTDIR => {
+                    Cause::Unsupported("this recorded tree has no files of the target")
+                }
+                other => Cause::Os(other),
+            };
+            self.failure("root", cause)
+        })
+    }
+}
+
+/// Opens the regular file `path` below `directory` for reading. What it is, is
+/// looked at before it is opened: opening a FIFO or a device can block or do
+/// something.
+pub(crate) fn open_regular(
+    directory: &OwnedFd,
+    path: &CStr,
+    resolve: ResolveFlags,
+) -> Result<(OwnedFd, rustix::fs::Stat), Cause> {
+    let found = rustix::fs::openat2(directory, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    let no_file = |_| Cause::Malformed("not a regular file");
+    is_regular(&found).map_err(no_file)?;
+    // Reopen just this file: its path may lead elsewhere by now.
+    let itself = format!("/proc/self/fd/{}", found.as_fd().as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = rustix::fs::openat(CWD, itself, flags, Mode::empty())?;
+    let stat = is_regular(&fd).map_err(no_file)?;
+    Ok((fd, stat))
 }
 
 impl TargetFile<'_> {

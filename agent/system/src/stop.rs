@@ -18,16 +18,10 @@ use nix::unistd::Pid;
 
 use crate::{Cause, Failure, Process, clock};
 
-/// The registers that unwinding starts from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Registers {
-    /// Program counter.
-    pub pc: u64,
-    /// Stack pointer.
-    pub sp: u64,
-    /// Frame pointer.
-    pub fp: u64,
-}
+/// The registers of a thread that is held, by their DWARF numbers: on x86-64 rax,
+/// rdx, rcx, rbx, rsi, rdi, rbp, rsp, r8 to r15, and rip (System V ABI, AMD64
+/// supplement, figure 3.36).
+pub type Registers = [u64; 17];
 
 /// A thread that is held. It goes on when this is dropped.
 #[derive(Debug)]
@@ -80,8 +74,7 @@ impl<'r> Process<'r> {
             }
         };
         // From here on the thread is let go of whatever happens.
-        let mut stopped =
-            Stopped { process: self.clone(), tid: pid, since_us, signal, registers: Registers { pc: 0, sp: 0, fp: 0 } };
+        let mut stopped = Stopped { process: self.clone(), tid: pid, since_us, signal, registers: [0; 17] };
         if !is_ours {
             return Err(fail(Cause::Exited));
         }
@@ -92,14 +85,16 @@ impl<'r> Process<'r> {
 
 #[cfg(target_arch = "x86_64")]
 fn registers(pid: Pid) -> Result<Registers, Errno> {
-    let all = ptrace::getregs(pid)?;
-    Ok(Registers { pc: all.rip, sp: all.rsp, fp: all.rbp })
+    let r = ptrace::getregs(pid)?;
+    Ok([
+        r.rax, r.rdx, r.rcx, r.rbx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15,
+        r.rip,
+    ])
 }
 
-#[cfg(target_arch = "aarch64")]
-fn registers(pid: Pid) -> Result<Registers, Errno> {
-    let all = ptrace::getregset::<ptrace::regset::NT_PRSTATUS>(pid)?;
-    Ok(Registers { pc: all.pc, sp: all.sp, fp: all.regs[29] })
+#[cfg(not(target_arch = "x86_64"))]
+fn registers(_: Pid) -> Result<Registers, Errno> {
+    Err(Errno::EOPNOTSUPP)
 }
 
 enum Waited {
