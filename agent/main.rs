@@ -24,7 +24,7 @@ use crate::verdict::{Status, Verdict};
 /// The commands of all toolkits, in the order of the help.
 fn commands() -> impl Iterator<Item = &'static Command> {
     const OWN: &[Command] = &[agent_system::command::<version::Version>()];
-    [agent_process::COMMANDS, agent_binaries::COMMANDS, OWN].into_iter().flatten()
+    [agent_process::COMMANDS, agent_stacks::COMMANDS, agent_binaries::COMMANDS, OWN].into_iter().flatten()
 }
 
 fn main() -> ExitCode {

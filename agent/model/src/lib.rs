@@ -33,3 +33,7 @@ pub const COLUMN: &str = "x-column";
 /// The extension key that names the field by whose value a column is indented,
 /// so that a table can draw a tree: `#[schemars(extend("x-tree" = "depth"))]`.
 pub const TREE: &str = "x-tree";
+
+/// The extension key of a field of a row that is a list: it is shown as lines below
+/// the row, each with the columns of its own items.
+pub const LINES: &str = "x-lines";

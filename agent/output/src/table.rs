@@ -6,7 +6,7 @@
 
 use std::io::{self, Write};
 
-use agent_model::{COLUMN, Gap, TREE};
+use agent_model::{COLUMN, Gap, LINES, TREE};
 use schemars::Schema;
 use serde_json::Value;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -19,6 +19,31 @@ struct Column {
     heading: String,
     /// The field by which it is indented.
     tree: Option<String>,
+    /// Of a list of objects, the fields that are shown of each.
+    items: Vec<String>,
+}
+
+/// Of a list in one cell, so many are shown.
+const SHOWN_ITEMS: usize = 6;
+
+impl Column {
+    /// The text of this column for one row.
+    fn cell(&self, row: &Value) -> String {
+        let value = row.get(&self.key).unwrap_or(&Value::Null);
+        let Value::Array(list) = value else { return cell(&self.key, value) };
+        if self.items.is_empty() {
+            return cell(&self.key, value);
+        }
+        let item = |one: &Value| {
+            let fields = self.items.iter().map(|key| cell(key, one.get(key).unwrap_or(&Value::Null)));
+            fields.collect::<Vec<_>>().join(" ")
+        };
+        let mut text = list.iter().take(SHOWN_ITEMS).map(item).collect::<Vec<_>>().join(", ");
+        if list.len() > SHOWN_ITEMS {
+            text.push_str(&format!(" and {} more", list.len() - SHOWN_ITEMS));
+        }
+        text
+    }
 }
 
 /// Writes `envelope` as a table. Without a `width` nothing is cut off.
@@ -37,7 +62,7 @@ pub(crate) fn write(
             .map(serde_json::to_value)
             .collect::<Result<Vec<Value>, _>>()?;
         let row = resolve(root, data.pointer("/properties/rows/items").unwrap_or(&Value::Null));
-        rows_table(out, &rows, &columns(row), width, "")?;
+        rows_table(out, &rows, &columns(root, row), &below(root, row), width, "")?;
         if let Some(summary) = envelope.data.summary() {
             writeln!(out)?;
             block(out, &serde_json::to_value(summary)?, &Value::Null, root, width, "")?;
@@ -74,14 +99,27 @@ fn resolve<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
     schema
 }
 
-fn columns(row: &Value) -> Vec<Column> {
+fn columns(root: &Value, row: &Value) -> Vec<Column> {
     let Some(properties) = row.get("properties").and_then(Value::as_object) else { return Vec::new() };
     let word = |schema: &Value, key: &str| schema.get(key).and_then(Value::as_str).map(str::to_owned);
     properties
         .iter()
         .filter_map(|(key, schema)| {
-            Some(Column { key: key.clone(), heading: word(schema, COLUMN)?, tree: word(schema, TREE) })
+            let heading = word(schema, COLUMN)?;
+            let item = resolve(root, resolve(root, schema).get("items").unwrap_or(&Value::Null));
+            let items = columns(root, item).into_iter().map(|column| column.key).collect();
+            Some(Column { key: key.clone(), heading, tree: word(schema, TREE), items })
         })
+        .collect()
+}
+
+/// The lists of a row that are shown below it, with their items' columns.
+fn below(root: &Value, row: &Value) -> Vec<(String, Vec<Column>)> {
+    let Some(properties) = row.get("properties").and_then(Value::as_object) else { return Vec::new() };
+    properties
+        .iter()
+        .filter(|(_, schema)| schema.get(LINES).is_some())
+        .map(|(key, schema)| (key.clone(), columns(root, resolve(root, schema.get("items").unwrap_or(&Value::Null)))))
         .collect()
 }
 
@@ -89,6 +127,7 @@ fn rows_table(
     out: &mut dyn Write,
     rows: &[Value],
     columns: &[Column],
+    below: &[(String, Vec<Column>)],
     width: Option<usize>,
     indent: &str,
 ) -> io::Result<()> {
@@ -101,7 +140,7 @@ fn rows_table(
                 .iter()
                 .zip(&trees)
                 .map(|(column, tree)| {
-                    let text = cell(&column.key, row.get(&column.key).unwrap_or(&Value::Null));
+                    let text = column.cell(row);
                     match tree {
                         Some(prefixes) => format!("{}{text}", prefixes[index]),
                         None => text,
@@ -119,7 +158,7 @@ fn rows_table(
             rows.iter().all(|row| matches!(row.get(&column.key), None | Some(Value::Number(_) | Value::Null)))
         })
         .collect();
-    for row in &cells {
+    for (index, row) in cells.iter().enumerate() {
         let mut line = String::from(indent);
         for (at, text) in row.iter().enumerate() {
             let pad = widths[at].saturating_sub(text.width());
@@ -137,6 +176,18 @@ fn rows_table(
             }
         }
         writeln!(out, "{}", clip(line.trim_end(), width))?;
+        // The first line is the heading.
+        let Some(value) = index.checked_sub(1).and_then(|at| rows.get(at)) else { continue };
+        for (key, columns) in below {
+            for item in value.get(key).and_then(Value::as_array).into_iter().flatten() {
+                let mut line = format!("{indent}     ");
+                for column in columns {
+                    line.push_str("  ");
+                    line.push_str(&column.cell(item));
+                }
+                writeln!(out, "{}", clip(&line, width))?;
+            }
+        }
     }
     Ok(())
 }
@@ -187,11 +238,11 @@ fn block(
             Value::Array(list) if list.iter().any(Value::is_object) => {
                 writeln!(out, "{indent}{key}")?;
                 let row = resolve(root, below.get("items").unwrap_or(&Value::Null));
-                let mut chosen = columns(row);
+                let mut chosen = columns(root, row);
                 if chosen.is_empty() {
                     chosen = all_plain(list);
                 }
-                rows_table(out, list, &chosen, width, &deeper)?;
+                rows_table(out, list, &chosen, &[], width, &deeper)?;
             }
             Value::Object(inner) if !inner.is_empty() => {
                 writeln!(out, "{indent}{key}")?;
@@ -219,7 +270,7 @@ fn all_plain(list: &[Value]) -> Vec<Column> {
     let mut columns: Vec<Column> = Vec::new();
     for (key, value) in list.iter().filter_map(Value::as_object).flatten() {
         if is_plain(value) && !columns.iter().any(|column| column.key == *key) {
-            columns.push(Column { key: key.clone(), heading: key.to_uppercase(), tree: None });
+            columns.push(Column { key: key.clone(), heading: key.to_uppercase(), tree: None, items: Vec::new() });
         }
     }
     columns

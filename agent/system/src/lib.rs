@@ -13,6 +13,7 @@ pub mod capability;
 pub mod cgroup;
 pub mod clock;
 pub mod collector;
+pub mod descriptors;
 pub mod failure;
 pub mod flags;
 pub mod gate;

@@ -9,7 +9,7 @@ mod status;
 pub use cgroup::container_id;
 pub use maps::{Mapping, mapping, mapping_path};
 pub use mountinfo::{Mount, kubelet_names, mounts};
-pub use stat::{Stat, stat};
+pub use stat::{Stat, stat, state_name};
 pub use status::{Ids, Status, status};
 
 /// The decimal number that `bytes` is, or `None`.

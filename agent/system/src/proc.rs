@@ -69,7 +69,7 @@ impl<'r> Directory<'r> {
     }
 
     /// A failure of `name` in this directory.
-    pub(crate) fn failure(&self, name: &str, cause: impl Into<Cause>) -> Failure {
+    pub fn failure(&self, name: &str, cause: impl Into<Cause>) -> Failure {
         let mut cause = cause.into();
         if let Cause::Os(Errno::NOENT | Errno::SRCH | Errno::IO) = cause
             && self.pid.is_some()
@@ -88,7 +88,7 @@ impl<'r> Directory<'r> {
         rustix::fs::accessat(&*self.fd, probe, rustix::fs::Access::EXISTS, AtFlags::empty()).is_err()
     }
 
-    fn permit(&self, access: Access, name: &str) -> Result<(), Failure> {
+    pub(crate) fn permit(&self, access: Access, name: &str) -> Result<(), Failure> {
         self.run.permit(access, &Joined(&self.path, name)).map_err(|refusal| Failure {
             path: Text::from_bytes(Joined(&self.path, name).to_string().as_bytes()),
             cause: refusal.into(),

@@ -1,1 +1,8 @@
-//! What the agent can see of the network: sockets
+//! What the agent can see of the network: `sockets`.
+
+pub mod sockets;
+
+use agent_system::{Command, command};
+
+/// The commands of this toolkit.
+pub const COMMANDS: &[Command] = &[command::<sockets::Sockets>()];

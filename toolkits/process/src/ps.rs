@@ -170,7 +170,7 @@ impl<'r> Scan<'r> {
             depth: 0,
             uid: None,
             gid: None,
-            state: state(stat.state),
+            state: parse::state_name(stat.state),
             threads: stat.threads,
             cpu_user_us: stat.user_ticks.saturating_mul(us_per_tick),
             cpu_system_us: stat.system_ticks.saturating_mul(us_per_tick),
@@ -234,24 +234,6 @@ fn arguments(bytes: &[u8]) -> Vec<Text> {
         return Vec::new();
     }
     bytes.split(|b| *b == 0).map(Text::from_bytes).collect()
-}
-
-/// The name of a state letter (proc_pid_stat(5), field 3).
-pub(crate) fn state(letter: u8) -> &'static str {
-    match letter {
-        b'R' => "running",
-        b'S' => "sleeping",
-        b'D' => "disk_sleep",
-        b'T' => "stopped",
-        b't' => "tracing_stop",
-        b'Z' => "zombie",
-        b'X' | b'x' => "dead",
-        b'I' => "idle",
-        b'P' => "parked",
-        b'K' => "wakekill",
-        b'W' => "waking",
-        _ => "unknown",
-    }
 }
 
 /// Puts `rows`, which come by pid, in tree order, and sets their depths. A process

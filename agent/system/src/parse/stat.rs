@@ -70,6 +70,24 @@ pub fn stat(bytes: &[u8]) -> Option<Stat> {
     })
 }
 
+/// The name of a state letter (proc_pid_stat(5), field 3).
+pub fn state_name(letter: u8) -> &'static str {
+    match letter {
+        b'R' => "running",
+        b'S' => "sleeping",
+        b'D' => "disk_sleep",
+        b'T' => "stopped",
+        b't' => "tracing_stop",
+        b'Z' => "zombie",
+        b'X' | b'x' => "dead",
+        b'I' => "idle",
+        b'P' => "parked",
+        b'K' => "wakekill",
+        b'W' => "waking",
+        _ => "unknown",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

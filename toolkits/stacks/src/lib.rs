@@ -1,0 +1,3 @@
+//! What the agent can see of threads: stacks
+
+pub mod unwind;

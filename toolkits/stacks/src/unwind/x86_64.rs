@@ -1,0 +1,112 @@
+//! What is particular to x86-64: its registers, which of them a call preserves,
+//! the signal trampoline, and what a call looks like.
+//!
+//! Sources: System V ABI, AMD64 supplement (figures 3.4 "Register Usage" and
+//! 3.36 "DWARF Register Number Mapping"); the kernel's
+//! `arch/x86/include/uapi/asm/sigcontext.h` and `ucontext.h`.
+
+use super::memory::Memory;
+
+/// A register by its DWARF number. The program counter stands in for the
+/// return address column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+#[allow(missing_docs)]
+pub enum Register {
+    Rax,
+    Rdx,
+    Rcx,
+    Rbx,
+    Rsi,
+    Rdi,
+    Rbp,
+    Rsp,
+    R8,
+    R9,
+    R10,
+    R11,
+    R12,
+    R13,
+    R14,
+    R15,
+    Rip,
+}
+
+impl Register {
+    /// Every register, by DWARF number.
+    pub const ALL: [Self; 17] = {
+        use Register::*;
+        [Rax, Rdx, Rcx, Rbx, Rsi, Rdi, Rbp, Rsp, R8, R9, R10, R11, R12, R13, R14, R15, Rip]
+    };
+
+    /// The register of a DWARF number, if it is one that unwinding uses.
+    #[must_use]
+    pub fn from_dwarf(number: u16) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// The name, as gdb writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        const NAMES: [&str; 17] = [
+            "rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+            "r15", "rip",
+        ];
+        NAMES[self as usize]
+    }
+
+    pub(super) const FRAME_POINTER: Self = Self::Rbp;
+    pub(super) const STACK_POINTER: Self = Self::Rsp;
+    pub(super) const PC: Self = Self::Rip;
+}
+
+/// What a function hands back as it got it, apart from the stack pointer.
+pub(super) const CALLEE_SAVED: [Register; 6] =
+    [Register::Rbx, Register::Rbp, Register::R12, Register::R13, Register::R14, Register::R15];
+
+/// The return address lies this far below the CFA: `call` pushes it.
+pub(super) const RETURN_ADDRESS_SIZE: u64 = 8;
+
+/// How rt_sigreturn(2) is called: glibc's `__restore_rt`, musl's and Go's are
+/// these nine or seven bytes. With call frame information they are not looked
+/// at; musl and Go have none.
+const RT_SIGRETURN: [&[u8]; 2] = [
+    &[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05], // mov $15,%rax; syscall
+    &[0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05],             // mov $15,%eax; syscall
+];
+
+/// Where `struct ucontext` keeps each register, by DWARF number. The trampoline
+/// runs with the stack pointer at the `ucontext`.
+const UCONTEXT: [u64; 17] = [144, 136, 152, 128, 112, 104, 120, 160, 40, 48, 56, 64, 72, 80, 88, 96, 168];
+
+/// True where the code at `pc` is a signal trampoline.
+pub(super) fn is_signal_trampoline<F>(pc: u64, memory: &mut Memory<F>) -> bool
+where
+    F: FnMut(u64) -> Result<u64, ()>,
+{
+    let (Some(low), Some(high)) = (memory.read(pc), memory.read(pc.wrapping_add(8))) else {
+        return false;
+    };
+    let mut code = [0; 16];
+    code[..8].copy_from_slice(&low.to_le_bytes());
+    code[8..].copy_from_slice(&high.to_le_bytes());
+    RT_SIGRETURN.iter().any(|bytes| code.starts_with(bytes))
+}
+
+/// Where the kernel saved each register, for a trampoline whose stack pointer
+/// is `sp`.
+pub(super) fn signal_context(sp: u64) -> impl Iterator<Item = (Register, u64)> {
+    Register::ALL.into_iter().zip(UCONTEXT).map(move |(register, offset)| (register, sp.wrapping_add(offset)))
+}
+
+/// True where the code before `return_address` may be a call: `e8 rel32`, or
+/// `ff /2` in any of its lengths. `None` where it cannot be read.
+pub(super) fn follows_a_call<F>(return_address: u64, memory: &mut Memory<F>) -> Option<bool>
+where
+    F: FnMut(u64) -> Result<u64, ()>,
+{
+    let code = memory.read(return_address.wrapping_sub(8))?.to_le_bytes();
+    let direct = code[3] == 0xe8;
+    let indirect = (1..7).any(|at| code[at] == 0xff && code[at + 1] >> 3 & 7 == 2);
+    Some(direct || indirect)
+}
