@@ -46,7 +46,8 @@
 //!
 //! Where no call frame information covers an address (code that a runtime made,
 //! Go, musl), the frame pointer is followed if it is known and if all that can
-//! be checked fits. Such a frame says [`FoundBy::FramePointer`].
+//! be checked fits. Such a frame says [`FoundBy::FramePointer`]. So the stacks
+//! of Go, the JVM, and Node come out as in eu-stack, which does the same.
 //!
 //! # Why not framehop alone
 //!
@@ -78,6 +79,7 @@ pub use stack::{EndReason, FoundBy, Frame, FrameKind, Unwound};
 pub use x86_64::Register;
 
 use cache::Cache;
+use fallback::Code;
 use memory::Memory;
 use rule::Rule;
 use tables::{Entry, Tables};
@@ -294,8 +296,15 @@ impl<'s> Unwinder<'s> {
                 Ok((FoundBy::SignalContext, true))
             }
             Rule::Missing => {
-                let is_code = |avma| self.module_at(avma).is_some();
-                fallback::step_by_frame_pointer(registers, memory, is_code)?;
+                let code = |avma| match self.module_at(avma).map(|at| &self.modules[at].tables) {
+                    None => Code::None,
+                    Some(None) => Code::Generated,
+                    Some(Some(_)) => Code::Compiled,
+                };
+                if frame.kind == FrameKind::Pc && fallback::step_from_leaf(registers, memory, code) {
+                    return Ok((FoundBy::TopOfStack, false));
+                }
+                fallback::step_by_frame_pointer(registers, memory, code)?;
                 Ok((FoundBy::FramePointer, false))
             }
         }

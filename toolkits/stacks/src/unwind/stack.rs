@@ -38,6 +38,9 @@ pub enum FoundBy {
     /// By what the kernel saved for a signal handler, without call frame
     /// information.
     SignalContext,
+    /// At the top of the stack, without call frame information: the code before
+    /// it calls the function that was running, which has no frame of its own.
+    TopOfStack,
     /// By the frame pointer, without call frame information: a frame may be
     /// missing before it, and it may be wrong.
     FramePointer,
@@ -51,6 +54,7 @@ impl FoundBy {
             Self::Registers => "registers",
             Self::CallFrameInfo => "call_frame_info",
             Self::SignalContext => "signal_context",
+            Self::TopOfStack => "top_of_stack",
             Self::FramePointer => "frame_pointer",
         }
     }
@@ -182,9 +186,10 @@ impl Unwound {
         self.end == EndReason::Root && self.is_exact()
     }
 
-    /// No frame was found by the frame pointer.
+    /// Every frame follows from the one before, none was guessed.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        self.frames.iter().all(|frame| frame.found_by != FoundBy::FramePointer)
+        use FoundBy::{CallFrameInfo, Registers, SignalContext};
+        self.frames.iter().all(|frame| matches!(frame.found_by, Registers | CallFrameInfo | SignalContext))
     }
 }

@@ -99,6 +99,17 @@ pub(super) fn signal_context(sp: u64) -> impl Iterator<Item = (Register, u64)> {
     Register::ALL.into_iter().zip(UCONTEXT).map(move |(register, offset)| (register, sp.wrapping_add(offset)))
 }
 
+/// The function that the code before `return_address` calls, if that is a call
+/// of a fixed address (`e8 rel32`).
+pub(super) fn call_target<F>(return_address: u64, memory: &mut Memory<F>) -> Option<u64>
+where
+    F: FnMut(u64) -> Result<u64, ()>,
+{
+    let [_, _, _, opcode, distance @ ..] = memory.read(return_address.wrapping_sub(8))?.to_le_bytes();
+    let distance = i64::from(i32::from_le_bytes(distance));
+    (opcode == 0xe8).then(|| return_address.wrapping_add(distance as u64))
+}
+
 /// True where the code before `return_address` may be a call: `e8 rel32`, or
 /// `ff /2` in any of its lengths. `None` where it cannot be read.
 pub(super) fn follows_a_call<F>(return_address: u64, memory: &mut Memory<F>) -> Option<bool>
