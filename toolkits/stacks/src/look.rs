@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_system::memory::Memory;
-use agent_system::parse::syscall::{self, Blocked, Doing};
+use agent_system::parse::{self, Blocked, Doing};
 use agent_system::{Directory, Failure, Process};
 
 use crate::code::CodeMap;
@@ -176,7 +176,7 @@ impl<'r> Looker<'_, 'r> {
 fn stillness(thread: &Directory<'_>) -> Result<Stillness, Failure> {
     let mut text = Vec::with_capacity(256);
     thread.read_piece("syscall", &mut text)?;
-    let doing = syscall::doing(&text)
+    let doing = parse::doing(&text)
         .ok_or_else(|| thread.failure("syscall", agent_system::Cause::Malformed("not as proc_pid_syscall(5) says")))?;
     let mut schedule = Vec::with_capacity(64);
     // Without CONFIG_SCHED_INFO there is none, and the system call has to do.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use agent_model::{Gap, Gathered, Hex, Listing, Noted, Reason, Text};
 use agent_system::memory::Memory;
-use agent_system::parse::syscall::{self, Call, Doing};
-use agent_system::{Capability, Collector, Directory, Failure, Process, Run, parse};
+use agent_system::parse::{self, Call, Doing};
+use agent_system::{Capability, Collector, Directory, Failure, Process, Run};
 use clap::{Args, ValueEnum};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -290,7 +290,7 @@ fn without_memory(thread: &Directory<'_>) -> Seen {
     let mut text = Vec::with_capacity(256);
     let read = thread.read_piece("syscall", &mut text);
     Seen {
-        doing: read.as_ref().ok().and_then(|()| syscall::doing(&text)),
+        doing: read.as_ref().ok().and_then(|()| parse::doing(&text)),
         stack: None,
         method: Method::SyscallOnly,
         failure: read.err(),
