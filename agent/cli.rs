@@ -5,8 +5,8 @@ use std::time::Duration;
 use agent_output::Format;
 use agent_system::collector::TargetUse;
 use agent_system::{Command, Selector};
-use clap::builder::PossibleValue;
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 
 /// Options that every command takes.
 #[derive(Debug, Clone, Args)]
@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 pub(crate) struct Global {
     /// How to print: json in a pipe and table on a terminal by default
     #[arg(short, long, global = true, env = "AGENT_OUTPUT", value_name = "FORMAT")]
-    pub(crate) output: Option<OutputFormat>,
+    pub(crate) output: Option<String>,
     /// ID of the debug session, which tags all that is printed [default: a new ULID]
     #[arg(long, global = true, env = "AGENT_SESSION_ID", value_name = "ID")]
     pub(crate) session: Option<String>,
@@ -63,24 +63,48 @@ impl TargetOptions {
     }
 }
 
-/// [`Format`] by its names.
+/// The formats that every command has.
+const FORMATS: [(&str, &str, Format); 3] = [
+    ("json", "the envelope as one JSON object", Format::Json),
+    ("ndjson", "a JSON object a row, the rest of the envelope last", Format::Ndjson),
+    ("table", "for people", Format::Table),
+];
+
+/// How one command is to print.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct OutputFormat(pub(crate) Format);
+pub(crate) enum Chosen {
+    /// In a way that every command has.
+    Common(Format),
+    /// In a way of its own.
+    Extra(&'static str),
+}
 
-impl ValueEnum for OutputFormat {
-    fn value_variants<'a>() -> &'a [Self] {
-        const ALL: [OutputFormat; 3] =
-            [OutputFormat(Format::Json), OutputFormat(Format::Ndjson), OutputFormat(Format::Table)];
-        &ALL
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(match self.0 {
-            Format::Json => PossibleValue::new("json").help("the envelope as one JSON object"),
-            Format::Ndjson => PossibleValue::new("ndjson").help("a JSON object a row, the rest of the envelope last"),
-            Format::Table => PossibleValue::new("table").help("for people"),
+impl Chosen {
+    /// The format `name` of `command`.
+    ///
+    /// # Errors
+    ///
+    /// When it has none of that name: which it has.
+    pub(crate) fn of(name: &str, command: &Command) -> Result<Self, String> {
+        let common = FORMATS.iter().find(|format| format.0 == name).map(|format| Self::Common(format.2));
+        let extra =
+            || (command.formats)().into_iter().find(|format| format.0 == name).map(|format| Self::Extra(format.0));
+        common.or_else(extra).ok_or_else(|| {
+            let names: Vec<&str> = FORMATS
+                .iter()
+                .map(|format| format.0)
+                .chain((command.formats)().iter().map(|format| format.0))
+                .collect();
+            format!("{} cannot be printed as {name}: only as {}", command.name, names.join(", "))
         })
     }
+}
+
+/// `--output` with the formats of every command and `extra`, which `hidden` keeps out of the help.
+fn with_formats(output: clap::Arg, extra: &[(&'static str, &'static str)], hidden: bool) -> clap::Arg {
+    let common = FORMATS.iter().map(|(name, about, _)| PossibleValue::new(*name).help(*about));
+    let extra = extra.iter().map(|(name, about)| PossibleValue::new(*name).help(*about).hide(hidden));
+    output.value_parser(PossibleValuesParser::new(common.chain(extra)))
 }
 
 /// The whole command line: that of each of `commands`, and `schema`.
@@ -95,9 +119,16 @@ pub(crate) fn command_line<'a>(commands: impl Iterator<Item = &'a Command>) -> c
             "Exit status: 0 complete, 1 nothing could be printed, 2 usage, 3 printed with gaps,\n\
              4 refused by policy or cut off by a limit, 5 no such target.",
         );
+    let output = line.get_arguments().find(|arg| arg.get_id() == "output").cloned();
+    let mut extra = Vec::new();
     for command in commands {
         names.push(PossibleValue::new(command.name));
-        let arguments = (command.arguments)();
+        let mut arguments = (command.arguments)();
+        let formats = (command.formats)();
+        if let Some(output) = output.clone().filter(|_| !formats.is_empty()) {
+            arguments = arguments.arg(with_formats(output, &formats, false));
+            extra.extend(formats);
+        }
         line = line.subcommand(match command.target {
             TargetUse::None => arguments,
             TargetUse::Optional | TargetUse::Required => {
@@ -106,11 +137,11 @@ pub(crate) fn command_line<'a>(commands: impl Iterator<Item = &'a Command>) -> c
             }
         });
     }
-    line.subcommand(
+    line.mut_arg("output", |output| with_formats(output, &extra, true)).subcommand(
         clap::Command::new("schema").about("JSON Schema of a command's envelope").arg(
             clap::Arg::new("command")
                 .value_name("NAME")
-                .value_parser(clap::builder::PossibleValuesParser::new(names))
+                .value_parser(PossibleValuesParser::new(names))
                 .help("The command; without it, all of them in one object"),
         ),
     )

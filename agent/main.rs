@@ -24,7 +24,16 @@ use crate::verdict::{Status, Verdict};
 /// The commands of all toolkits, in the order of the help.
 fn commands() -> impl Iterator<Item = &'static Command> {
     const OWN: &[Command] = &[agent_system::command::<version::Version>()];
-    [agent_process::COMMANDS, agent_stacks::COMMANDS, agent_binaries::COMMANDS, OWN].into_iter().flatten()
+    [
+        agent_process::COMMANDS,
+        agent_memory::COMMANDS,
+        agent_stacks::COMMANDS,
+        agent_binaries::COMMANDS,
+        agent_network::COMMANDS,
+        OWN,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 fn main() -> ExitCode {
@@ -91,8 +100,15 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
             return Ok(Status::Usage);
         }
     };
+    let chosen = match global.output.as_deref().map(|name| cli::Chosen::of(name, command)).transpose() {
+        Ok(chosen) => chosen,
+        Err(text) => {
+            agent_output::tell(&text);
+            return Ok(Status::Usage);
+        }
+    };
     let mut verdict = Verdict::new(session.info(), command);
-    let status = look(command, matches, &global, session, (began_us, start), &mut verdict)?;
+    let status = look(command, matches, (&global, chosen), session, (began_us, start), &mut verdict)?;
     verdict.leave(status);
     Ok(status)
 }
@@ -118,12 +134,17 @@ fn new_session_id() -> String {
 fn look(
     command: &Command,
     matches: &ArgMatches,
-    global: &cli::Global,
+    (global, chosen): (&cli::Global, Option<cli::Chosen>),
     session: Session,
     (began_us, start_us): (u64, u64),
     verdict: &mut Verdict,
 ) -> anyhow::Result<Status> {
-    let plan = Plan { proc: global.proc.clone(), capabilities: command.capabilities.iter().copied().collect() };
+    let extra = match chosen {
+        Some(cli::Chosen::Extra(name)) => Some(name),
+        _ => None,
+    };
+    let plan =
+        Plan { proc: global.proc.clone(), capabilities: command.capabilities.iter().copied().collect(), format: extra };
     let mut run = Run::begin(session, plan)?;
     if command.target != TargetUse::None
         && let Err(error) = aim(&mut run, command, matches)
@@ -139,6 +160,10 @@ fn look(
         Err(failure) if failure.is_exited() => {
             agent_output::tell(&format!("the target has ended: {failure}"));
             return Ok(Status::NoTarget);
+        }
+        Err(failure) if failure.is_refused() => {
+            agent_output::tell(&failure.to_string());
+            return Ok(Status::Refused);
         }
         Err(failure) => {
             let gap = run.gap("", &failure);
@@ -171,9 +196,14 @@ fn look(
     };
     verdict.saw(&envelope);
     let is_terminal = std::io::stdout().is_terminal();
-    let format = global.output.map_or(if is_terminal { Format::Table } else { Format::Json }, |output| output.0);
     let width = if is_terminal { own::terminal_width() } else { None };
-    let printed = agent_output::print(&envelope, format, &(command.schema)(), width);
+    let usual = if is_terminal { Format::Table } else { Format::Json };
+    let printed = match chosen.unwrap_or(cli::Chosen::Common(usual)) {
+        cli::Chosen::Common(format) => agent_output::print(&envelope, format, &(command.schema)(), width),
+        cli::Chosen::Extra(name) => {
+            agent_output::print_with(|out| (command.write)(name, &envelope, &*answer.data, out))
+        }
+    };
     for entry in run.ledger().take_entries() {
         agent_output::log(&serde_json::json!({
             "session": run.session().info().id, "access": entry.access.as_str(), "path": agent_model::Text::from(entry.path.as_str()),
@@ -191,7 +221,7 @@ fn aim(run: &mut Run, command: &Command, matches: &ArgMatches) -> Result<(), Tar
     match target::find(run, &options.selector(), command.name) {
         Ok(pid) => Ok(run.aim(pid)?),
         // A whole namespace can be looked at although nobody said which container.
-        Err(TargetError::Ambiguous { .. }) if command.target == TargetUse::Optional => Ok(()),
+        Err(TargetError::Ambiguous { .. } | TargetError::Hidden) if command.target == TargetUse::Optional => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -199,6 +229,10 @@ fn aim(run: &mut Run, command: &Command, matches: &ArgMatches) -> Result<(), Tar
 fn no_target(error: &TargetError) -> anyhow::Result<Status> {
     let mut text = error.to_string();
     match error {
+        TargetError::Failed(failure) if failure.is_refused() => {
+            agent_output::tell(&text);
+            return Ok(Status::Refused);
+        }
         TargetError::Failed(failure) if !failure.is_exited() && !failure.is_not_found() => {
             return Err(anyhow::anyhow!("{failure}"));
         }

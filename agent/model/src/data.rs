@@ -1,5 +1,7 @@
 //! What a collector answers.
 
+use std::any::Any;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -9,7 +11,7 @@ use crate::{Gap, Reason};
 ///
 /// An answer that is a list has rows, so that NDJSON and tables can take it row
 /// by row; [`Listing`] is that. Another implements this with no method at all.
-pub trait Data: erased_serde::Serialize + Send {
+pub trait Data: erased_serde::Serialize + Send + Any {
     /// How many rows there are, or `None` when this data is no list.
     fn row_count(&self) -> Option<usize> {
         None
@@ -35,7 +37,7 @@ pub struct Listing<R, S> {
     pub summary: S,
 }
 
-impl<R: Serialize + Send, S: Serialize + Send> Data for Listing<R, S> {
+impl<R: Serialize + Send + 'static, S: Serialize + Send + 'static> Data for Listing<R, S> {
     fn row_count(&self) -> Option<usize> {
         Some(self.rows.len())
     }

@@ -84,6 +84,15 @@ pub fn print_value(value: &impl Serialize, pretty: bool) -> io::Result<Ended> {
     ended(|out| json(out, value, pretty))
 }
 
+/// Lets `write` print to standard output: a format that only one command has.
+///
+/// # Errors
+///
+/// As [`print`].
+pub fn print_with(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Ended> {
+    ended(write)
+}
+
 /// Prints text to standard output.
 ///
 /// # Errors

@@ -1,10 +1,14 @@
 //! What a toolkit gives to the front door.
 
+use std::any::Any;
+use std::io;
+
 use agent_model::{Data, Envelope, Gap, Gathered};
 use clap::{ArgMatches, Args, FromArgMatches};
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 
+use crate::format::{Enveloped, ExtraFormat};
 use crate::{Capability, Failure, Run};
 
 /// Whether a command looks at a target.
@@ -36,6 +40,8 @@ pub trait Collector {
     const CAPABILITIES: &'static [Capability] = &[];
     /// Whether it looks at a target.
     const TARGET: TargetUse = TargetUse::Required;
+    /// How its answer can be printed beside JSON, NDJSON and a table.
+    const FORMATS: &'static [ExtraFormat<Self::Data>] = &[];
     /// Its options.
     type Options: Args + Serialize + JsonSchema + Send + 'static;
     /// Its answer.
@@ -78,6 +84,10 @@ pub struct Command {
     pub arguments: fn() -> clap::Command,
     /// The JSON Schema of its envelope.
     pub schema: fn() -> Schema,
+    /// Name and meaning of each of [`Collector::FORMATS`].
+    pub formats: fn() -> Vec<(&'static str, &'static str)>,
+    /// Writes its data in one of these formats.
+    pub write: fn(&str, &Enveloped<'_>, &(dyn Data + 'static), &mut dyn io::Write) -> io::Result<()>,
     /// [`Collector::collect`].
     pub collect: fn(&Run, &ArgMatches) -> Result<Answer, Failure>,
 }
@@ -98,6 +108,8 @@ pub const fn command<C: Collector>() -> Command {
         target: C::TARGET,
         arguments: arguments::<C>,
         schema: schema::<C>,
+        formats: formats::<C>,
+        write: write::<C>,
         collect: collect::<C>,
     }
 }
@@ -107,7 +119,26 @@ fn arguments<C: Collector>() -> clap::Command {
 }
 
 fn schema<C: Collector>() -> Schema {
-    schemars::schema_for!(Envelope<C::Options, C::Data>)
+    // Of what is written: a member that may be left out is not required.
+    let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
+    settings.into_generator().into_root_schema_for::<Envelope<C::Options, C::Data>>()
+}
+
+fn formats<C: Collector>() -> Vec<(&'static str, &'static str)> {
+    C::FORMATS.iter().map(|format| (format.name, format.about)).collect()
+}
+
+fn write<C: Collector>(
+    name: &str,
+    envelope: &Enveloped<'_>,
+    data: &(dyn Data + 'static),
+    out: &mut dyn io::Write,
+) -> io::Result<()> {
+    let format = C::FORMATS.iter().find(|format| format.name == name);
+    match format.zip((data as &dyn Any).downcast_ref::<C::Data>()) {
+        Some((format, data)) => (format.write)(envelope, data, out),
+        None => Err(io::Error::new(io::ErrorKind::Unsupported, "this command has no such format")),
+    }
 }
 
 fn collect<C: Collector>(run: &Run, matches: &ArgMatches) -> Result<Answer, Failure> {

@@ -1,10 +1,11 @@
 //! The descriptors of a process, as the links of `/proc/PID/fd`.
 
 use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 
 use agent_session::Access;
 
-use crate::{Directory, Failure};
+use crate::{Directory, Failure, Process};
 
 impl Directory<'_> {
     /// Reads the links `numbers` of this directory (an `fd` of proc(5)), and hands
@@ -31,6 +32,28 @@ impl Directory<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Process<'_> {
+    /// What the kernel calls the protocol of the socket behind descriptor `fd`
+    /// (`TCP`, `UNIX-STREAM`, `AF_VSOCK`, `ALG`): the extended attribute
+    /// `system.sockprotoname`. Nothing is opened.
+    ///
+    /// # Errors
+    ///
+    /// When it is no socket, or may not be asked.
+    pub fn socket_protocol(&self, fd: u32) -> Result<Vec<u8>, Failure> {
+        let name = format!("fd/{fd}");
+        self.permit(Access::Attributes, &name)?;
+        // The system call takes a path, and only ours leads to a directory held open.
+        let path = format!("/proc/self/fd/{}/{name}", self.fd().as_raw_fd());
+        let mut buffer = [0_u8; 64];
+        let length = rustix::fs::getxattr(path, c"system.sockprotoname", &mut buffer[..])
+            .map_err(|errno| self.failure(&name, errno))?;
+        let value = buffer.get(..length).unwrap_or_default();
+        self.run().ledger().read(length);
+        Ok(value.strip_suffix(&[0]).unwrap_or(value).to_vec())
     }
 }
 

@@ -25,6 +25,9 @@ pub enum Cause {
     /// The process or thread has ended.
     #[error("it has ended")]
     Exited,
+    /// The mount of proc(5) hides other users' processes.
+    #[error("proc is mounted with hidepid")]
+    Hidden,
     /// The session said no.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -56,9 +59,14 @@ impl Failure {
         }
     }
 
-    /// True when the kernel denied it (EACCES or EPERM).
+    /// True when the kernel denied it (EACCES or EPERM), or hides it.
     pub fn is_denied(&self) -> bool {
-        matches!(self.cause, Cause::Os(Errno::ACCESS | Errno::PERM))
+        matches!(self.cause, Cause::Os(Errno::ACCESS | Errno::PERM) | Cause::Hidden)
+    }
+
+    /// True when the session did not allow it.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.cause, Cause::Refused(_))
     }
 
     /// True when the process or thread was gone.
@@ -75,7 +83,7 @@ impl Failure {
     /// adds these.
     pub fn gap(&self, at: impl Into<String>) -> Gap {
         let reason = match &self.cause {
-            Cause::Os(Errno::ACCESS | Errno::PERM) => Reason::PermissionDenied,
+            Cause::Os(Errno::ACCESS | Errno::PERM) | Cause::Hidden => Reason::PermissionDenied,
             Cause::Os(Errno::NOENT) => Reason::NotFound,
             Cause::Os(Errno::SRCH) | Cause::Exited => Reason::Exited,
             Cause::Os(Errno::NOSYS | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT)

@@ -8,9 +8,10 @@
 
 use agent_model::{Gap, Need};
 
+use crate::hidepid::REMEDY;
 use crate::parse::{Ids, Status};
 use crate::rights::Rights;
-use crate::{Capabilities, Capability, Failure, Run};
+use crate::{Capabilities, Capability, Cause, Failure, Run};
 
 /// The other side of an access check: a process that was denied to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,6 +202,7 @@ pub(crate) fn verdict(run: &Run, failure: &Failure) -> Option<Verdict> {
     }
     let gate = match shown {
         "socket(AF_PACKET)" => Gate::Capability(Capability::NET_RAW),
+        _ if matches!(failure.cause, Cause::Hidden) => Gate::HidePid,
         file => Gate::of_file(file),
     };
     let subject = failure.pid.and_then(|pid| run.subject(pid));
@@ -224,8 +226,7 @@ fn without(capability: Capability, ours: &Rights) -> Option<Verdict> {
 /// What is left when all that can be read says yes and the kernel says no.
 fn unseen(gate: Gate, ours: &Rights) -> Verdict {
     if gate == Gate::HidePid {
-        let remedy = "proc is mounted with hidepid: use --profile=general, or the target's uid";
-        return Verdict { gate: "hidepid", needs: vec![Need::HidePid], remedy: remedy.to_owned() };
+        return Verdict { gate: "hidepid", needs: vec![Need::HidePid], remedy: REMEDY.to_owned() };
     }
     let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
     let (gate, needs) = match scope.as_deref().map(str::trim) {

@@ -10,31 +10,40 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // this is the crate that opens
 
 pub mod capability;
+pub mod capture;
 pub mod cgroup;
 pub mod clock;
 pub mod collector;
 pub mod descriptors;
 pub mod failure;
 pub mod flags;
+pub mod format;
 pub mod gate;
+pub mod hidepid;
+pub mod interrupt;
 pub mod memory;
 pub mod own;
+pub mod own_file;
+pub mod pagemap;
 pub mod parallel;
 pub mod parse;
 pub mod probe;
 pub mod proc;
 pub mod rights;
 pub mod root;
+pub mod root_list;
 pub mod run;
 pub mod sock_diag;
 pub mod stop;
 pub mod target;
+pub mod wait;
 
 pub use capability::{Capabilities, Capability};
 pub use cgroup::CgroupDirectory;
 pub use collector::{Answer, Collector, Command, NoOptions, command};
 pub use failure::{Cause, Failure};
 pub use flags::open_flags;
+pub use format::{Enveloped, ExtraFormat};
 pub use parallel::in_halves;
 pub use proc::{Directory, Process};
 pub use run::{Plan, Run};

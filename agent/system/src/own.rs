@@ -30,6 +30,12 @@ pub fn mounts() -> Vec<Mount> {
     fs::read("/proc/self/mountinfo").map(|text| parse::mounts(&text)).unwrap_or_default()
 }
 
+/// Our own supplementary groups; empty where the kernel does not tell.
+pub fn groups() -> Vec<u32> {
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    groups.into_iter().map(rustix::process::Gid::as_raw).collect()
+}
+
 /// The text of our own `/proc/self/cgroup`.
 pub fn cgroup() -> Option<Vec<u8>> {
     fs::read("/proc/self/cgroup").ok()

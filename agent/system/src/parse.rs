@@ -5,12 +5,14 @@ mod maps;
 mod mountinfo;
 mod stat;
 mod status;
+mod syscall;
 
 pub use cgroup::container_id;
 pub use maps::{Mapping, mapping, mapping_path};
 pub use mountinfo::{Mount, kubelet_names, mounts};
 pub use stat::{Stat, stat, state_name};
 pub use status::{Ids, Status, status};
+pub use syscall::{Blocked, Call, Doing, doing};
 
 /// The decimal number that `bytes` is, or `None`.
 pub fn number<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {

@@ -71,7 +71,8 @@ impl<'r> Directory<'r> {
     /// A failure of `name` in this directory.
     pub fn failure(&self, name: &str, cause: impl Into<Cause>) -> Failure {
         let mut cause = cause.into();
-        if let Cause::Os(Errno::NOENT | Errno::SRCH | Errno::IO) = cause
+        // EACCES is also what a look at a link of an ended process gives.
+        if let Cause::Os(Errno::NOENT | Errno::SRCH | Errno::IO | Errno::ACCESS) = cause
             && self.pid.is_some()
             && self.has_ended()
         {
@@ -85,7 +86,9 @@ impl<'r> Directory<'r> {
     fn has_ended(&self) -> bool {
         let is_process = self.path.rsplit('/').next().is_some_and(|last| last.parse::<u32>().is_ok());
         let probe = if is_process { "stat" } else { "." };
-        rustix::fs::accessat(&*self.fd, probe, rustix::fs::Access::EXISTS, AtFlags::empty()).is_err()
+        let found = rustix::fs::accessat(&*self.fd, probe, rustix::fs::Access::EXISTS, AtFlags::empty());
+        // EPERM is what hidepid gives of a process that is there.
+        matches!(found, Err(Errno::NOENT | Errno::SRCH))
     }
 
     pub(crate) fn permit(&self, access: Access, name: &str) -> Result<(), Failure> {

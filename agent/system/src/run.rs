@@ -20,6 +20,8 @@ pub struct Plan {
     pub proc: Option<String>,
     /// Capabilities to raise where they are permitted.
     pub capabilities: Capabilities,
+    /// The [`crate::ExtraFormat`] that the answer is for, by its name.
+    pub format: Option<&'static str>,
 }
 
 /// The one value through which a command touches the world.
@@ -32,6 +34,7 @@ pub struct Run {
     proc: Arc<OwnedFd>,
     proc_path: String,
     live: bool,
+    format: Option<&'static str>,
     /// Capabilities to raise: those of the plan that were granted.
     wanted: Capabilities,
     /// Whether the command looks into processes at all.
@@ -62,6 +65,7 @@ impl Run {
             proc: Arc::new(proc),
             proc_path,
             live,
+            format: plan.format,
             wanted: plan.capabilities,
             looks_in: live && plan.capabilities != Capabilities::default(),
             rights: Mutex::new(None),
@@ -92,6 +96,12 @@ impl Run {
     /// True when it looks at the live system, and not at a recorded tree.
     pub fn is_live(&self) -> bool {
         self.live
+    }
+
+    /// The [`crate::ExtraFormat`] that the answer is for, by its name: a collector
+    /// may have to look at more for it.
+    pub fn format(&self) -> Option<&'static str> {
+        self.format
     }
 
     /// True when the time of this command is over.

@@ -2,6 +2,7 @@
 
 use agent_model::Text;
 
+use crate::hidepid::REMEDY;
 use crate::{Failure, Process, Run, own, parse};
 
 /// How the target was named on the command line; the first that is given counts.
@@ -46,6 +47,9 @@ pub enum TargetError {
          Start it as: kubectl debug -q -i POD --image=IMAGE --target=CONTAINER -- agent {0}"
     )]
     Alone(String),
+    /// No other process is visible, and proc(5) hides those of other users.
+    #[error("the processes of other users are not visible. {remedy}", remedy = REMEDY)]
+    Hidden,
     /// The processes could not be listed.
     #[error(transparent)]
     Failed(#[from] Failure),
@@ -67,8 +71,9 @@ pub fn find(run: &Run, selector: &Selector, command: &str) -> Result<u32, Target
         return match run.process(pid).and_then(|process| process.stat(&mut Vec::with_capacity(1024))) {
             Ok(_) => Ok(pid),
             Err(failure) if failure.is_exited() || failure.is_not_found() => {
-                Err(TargetError::NotFound(format!("there is no process {pid} in this pid namespace")))
+                Err(not_found(run, &pid.to_string()))
             }
+            Err(failure) if failure.is_denied() && run.hidden().is_some() => Err(not_found(run, &pid.to_string())),
             Err(failure) => Err(failure.into()),
         };
     }
@@ -99,12 +104,23 @@ fn by_default(run: &Run, command: &str) -> Result<u32, TargetError> {
     let found = candidates(run, |_, is_root| is_root)?;
     match &found[..] {
         [only] => Ok(only.pid),
+        [] if run.hidden().is_some() => Err(TargetError::Hidden),
         [] => Err(TargetError::Alone(command.to_owned())),
         _ => Err(TargetError::Ambiguous {
             message: "more than one container is visible: choose with --pid, --name or --container".to_owned(),
             candidates: found,
         }),
     }
+}
+
+/// There is no process `which`, or we may not see that there is.
+fn not_found(run: &Run, which: &str) -> TargetError {
+    let mut text = format!("there is no process {which} in this pid namespace");
+    if run.hidden().is_some() {
+        text.push_str(", or it is another user's and hidden. ");
+        text.push_str(REMEDY);
+    }
+    TargetError::NotFound(text)
 }
 
 /// The process that holds a pod's namespaces.
@@ -162,7 +178,7 @@ fn roots_of(run: &Run, found: Vec<Candidate>, which: &str) -> Result<u32, Target
     let roots: Vec<&Candidate> = found.iter().filter(|candidate| !is_below(candidate.pid, &mut buffer)).collect();
     match roots[..] {
         [only] => Ok(only.pid),
-        [] => Err(TargetError::NotFound(format!("there is no process {which} in this pid namespace"))),
+        [] => Err(not_found(run, which)),
         _ => Err(TargetError::Ambiguous {
             message: format!("more than one process {which}: choose with --pid"),
             candidates: roots.into_iter().cloned().collect(),

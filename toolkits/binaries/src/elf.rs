@@ -40,6 +40,7 @@
 //! [elf(5)]: https://man7.org/linux/man-pages/man5/elf.5.html
 
 use std::io;
+use std::ops::ControlFlow;
 
 use goblin::container::{Container, Ctx};
 use goblin::elf::{header, section_header};
@@ -52,12 +53,19 @@ mod links;
 mod notes;
 mod source;
 mod symbols;
+mod list;
+mod strings;
 mod tables;
+mod versions;
 
-pub use facts::{Class, DebugLink, DebugState, ElfType, Endianness, Facts, Machine, Part, Problem, Section, Segment};
+pub use facts::{
+    Class, DebugLink, DebugState, ElfType, Endianness, Facts, Features, Machine, Part, Problem, Section, Segment,
+};
+pub use list::{Listed, Visit};
 pub use source::{Source, read_cstr, read_exact, read_vec};
 pub use symbols::{Symbol, SymbolOrigin, SymbolTable};
 pub use tables::{Extent, UnwindTables};
+pub use versions::{Requirement, Versions};
 
 use facts::Problems;
 use source::Headed;
@@ -200,6 +208,11 @@ impl<S: Source> ElfFile<S> {
             runpath: dynamic.runpath.clone(),
             build_id: notes.build_id,
             go_build_id: notes.go_build_id,
+            features: notes.features,
+            package_note: notes.package,
+            bind_now: dynamic.bind_now,
+            text_relocations: dynamic.text_relocations,
+            is_dynamic: dynamic.present,
             debug,
             segments,
         };
@@ -256,6 +269,24 @@ impl<S: Source> ElfFile<S> {
     #[must_use]
     pub fn symbols(&self) -> SymbolTable {
         symbols::read(&self.image(), &self.dynamic)
+    }
+
+    /// The symbol versions that it defines and requires.
+    #[must_use]
+    pub fn versions(&self) -> Versions {
+        versions::read(&self.image(), &self.dynamic)
+    }
+
+    /// The names of the symbols that it takes from other modules, until `each`
+    /// breaks.
+    pub fn imports(&self, each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) {
+        list::imports(&self.image(), &self.dynamic, each);
+    }
+
+    /// Every entry of its symbol tables: `.symtab` and `.dynsym`, or the one that
+    /// `PT_DYNAMIC` names. `visit` is handed each with its name.
+    pub fn each_symbol(&self, visit: &mut Visit<'_>) {
+        list::all(&self.image(), &self.dynamic, visit);
     }
 
     /// Where the call frame information lies, if there is any.

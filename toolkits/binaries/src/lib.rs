@@ -2,8 +2,11 @@
 
 pub mod demangle;
 pub mod elf;
+pub mod hardening;
 pub mod mapped;
 pub mod modules;
+pub mod packages;
+pub mod provenance;
 
 use agent_system::{Command, command};
 

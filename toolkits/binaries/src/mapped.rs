@@ -28,6 +28,8 @@ pub struct Piece {
     pub offset: u64,
     /// Whether code may run there.
     pub executable: bool,
+    /// Whether it may be written.
+    pub writable: bool,
 }
 
 /// A file that is mapped.
@@ -75,6 +77,8 @@ pub struct Layout {
     pub files: Vec<Mapped>,
     /// Executable memory that is no file's: what a runtime has compiled.
     pub anonymous_code: Vec<Range<u64>>,
+    /// Memory that may be written and run, with the name that `maps` gives it.
+    pub writable_code: Vec<(Range<u64>, Vec<u8>)>,
     /// Where the kernel has mapped its vDSO.
     pub vdso: Option<Range<u64>>,
     /// All mappings that can be read, joined where they touch: where a stack may
@@ -102,6 +106,9 @@ impl Layout {
                     }
                 }
                 let avma = found.start..found.end;
+                if found.is_executable() && found.is_writable() {
+                    layout.writable_code.push((avma.clone(), mapping_path(found.name)));
+                }
                 if found.is_file() {
                     let key = (found.name.to_vec(), found.device, found.inode);
                     let at = *index.entry(key).or_insert_with(|| {
@@ -115,7 +122,12 @@ impl Layout {
                         });
                         layout.files.len() - 1
                     });
-                    let piece = Piece { avma, offset: found.offset, executable: found.is_executable() };
+                    let piece = Piece {
+                        avma,
+                        offset: found.offset,
+                        executable: found.is_executable(),
+                        writable: found.is_writable(),
+                    };
                     layout.files[at].pieces.push(piece);
                 } else if found.name == b"[vdso]" {
                     layout.vdso = Some(avma);

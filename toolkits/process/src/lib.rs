@@ -2,9 +2,11 @@
 
 pub mod access;
 pub mod fds;
+pub mod limits;
 pub mod ps;
 
 use agent_system::{Command, command};
 
 /// The commands of this toolkit.
-pub const COMMANDS: &[Command] = &[command::<ps::Ps>(), command::<fds::Fds>(), command::<access::AccessCheck>()];
+pub const COMMANDS: &[Command] =
+    &[command::<ps::Ps>(), command::<fds::Fds>(), command::<limits::Limits>(), command::<access::AccessCheck>()];

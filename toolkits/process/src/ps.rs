@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use agent_model::{Gathered, Listing, Noted, Text};
+use agent_model::{Gap, Gathered, Listing, Noted, Text};
 use agent_system::collector::TargetUse;
 use agent_system::{Capability, Collector, Failure, Process, Run, clock, in_halves, own, parse};
 use clap::Args;
@@ -52,7 +52,8 @@ pub struct Row {
     /// CPU time in the kernel, in microseconds, to the clock tick.
     #[schemars(extend("x-column" = "SYSTEM"))]
     pub cpu_system_us: u64,
-    /// Resident set: what it has in memory, shared pages included, in bytes.
+    /// Resident set: what it has in memory, shared pages included, in bytes. From
+    /// `status`: the figure in `stat` lags behind by some pages for each processor.
     #[schemars(extend("x-column" = "RSS"))]
     pub rss_bytes: u64,
     /// When it started (RFC 3339, UTC).
@@ -64,11 +65,12 @@ pub struct Row {
     /// Name (`comm`): 15 bytes at most.
     #[schemars(extend("x-column" = "NAME", "x-tree" = "depth"))]
     pub name: Text,
-    /// The arguments it has now; empty for a zombie and a kernel thread.
+    /// The arguments it has now; empty for a zombie and a kernel thread. A process
+    /// that has rewritten them may have left empty ones behind its title.
     #[schemars(extend("x-column" = "ARGS"))]
     pub args: Vec<Text>,
     /// Its executable, as its own mount namespace names it; absent for a kernel
-    /// thread and a zombie.
+    /// thread, a zombie and a process that is about to become one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub executable: Option<Text>,
     /// Whether that file is no longer there: it was deleted or replaced.
@@ -98,7 +100,8 @@ impl Collector for Ps {
     const ABOUT: &'static str = "Process tree: every process of the pid namespace";
     const MANUAL: &'static str = "\
 Rows come in tree order: a parent before its children, siblings by pid. The agent's
-own processes are left out unless --self is given.
+own processes are left out unless --self is given, and so are processes that end
+while they are looked at.
 
   agent ps                     the tree on a terminal, JSON in a pipe
   agent ps -o ndjson | jq 'select(.state == \"zombie\") | .pid'";
@@ -109,10 +112,29 @@ own processes are left out unless --self is given.
 
     fn collect(run: &Run, options: &Options) -> Result<Gathered<Self::Data>, Failure> {
         let scan = Scan::prepare(run)?;
-        let found = scan.all(&run.pids()?);
+        let (found, unseen) = scan.all(&run.pids()?);
         let kept = found.into_iter().filter(|row| options.own || !row.value.own).collect();
-        Ok(Gathered::rows(tree(kept), Vec::new(), summarize))
+        Ok(Gathered::rows(tree(kept), missing(run, unseen), summarize))
     }
+}
+
+/// The gaps for whole rows that are missing: one for each reason, however many
+/// processes it is true of.
+fn missing(run: &Run, unseen: Vec<Failure>) -> Vec<Gap> {
+    let mut gaps: Vec<(Gap, u64)> = Vec::new();
+    for failure in unseen.into_iter().chain(run.hidden()) {
+        let is_general = failure.pid.is_none();
+        let gap = run.gap("/rows/-", &failure);
+        match gaps.iter_mut().find(|(known, _)| known.reason == gap.reason) {
+            Some((_, count)) => *count += u64::from(!is_general),
+            None => gaps.push((gap, u64::from(!is_general))),
+        }
+    }
+    let count = |(gap, count): (Gap, u64)| match count {
+        0 => gap.detail("processes of other users"),
+        count => gap.detail(format!("this and {} more processes", count - 1)),
+    };
+    gaps.into_iter().map(count).collect()
 }
 
 /// What every row needs, read once.
@@ -148,20 +170,26 @@ impl<'r> Scan<'r> {
         })
     }
 
-    /// The rows of `pids`, in their order. Processes that have ended are left out.
-    fn all(&self, pids: &[u32]) -> Vec<Noted<Row>> {
-        in_halves(pids, WORTH_A_THREAD, |some| self.some(some))
+    /// The rows of `pids`, in their order, and why others are missing. Processes
+    /// that have ended are left out of both.
+    fn all(&self, pids: &[u32]) -> (Vec<Noted<Row>>, Vec<Failure>) {
+        let mut unseen = Vec::new();
+        let found = in_halves(pids, WORTH_A_THREAD, |some| self.some(some));
+        let rows = found.into_iter().filter_map(|found| found.map_err(|failure| unseen.push(failure)).ok()).collect();
+        (rows, unseen)
     }
 
-    fn some(&self, pids: &[u32]) -> Vec<Noted<Row>> {
+    fn some(&self, pids: &[u32]) -> Vec<Result<Noted<Row>, Failure>> {
         let mut buffer = Vec::with_capacity(8192);
-        pids.iter().filter_map(|pid| self.one(*pid, &mut buffer)).collect()
+        let looked = pids.iter().map(|pid| self.one(*pid, &mut buffer));
+        looked.filter(|found| !found.as_ref().is_err_and(Failure::is_exited)).collect()
     }
 
-    /// The row of `pid`; `None` if it has ended before anything could be read.
-    fn one(&self, pid: u32, buffer: &mut Vec<u8>) -> Option<Noted<Row>> {
-        let process = self.run.process(pid).ok()?;
-        let stat = process.stat(buffer).ok()?;
+    /// The row of `pid`; the failure says that it has ended if it did before all
+    /// was read.
+    fn one(&self, pid: u32, buffer: &mut Vec<u8>) -> Result<Noted<Row>, Failure> {
+        let process = self.run.process(pid)?;
+        let stat = process.stat(buffer)?;
         let us_per_tick = 1_000_000 / self.ticks_per_second.max(1);
         let started_us = stat.start_ticks.saturating_mul(us_per_tick);
         let mut row = Noted::new(Row {
@@ -184,28 +212,38 @@ impl<'r> Scan<'r> {
             container_id: None,
             own: Some(pid) == self.own_pid,
         });
-        self.details(&process, stat.state == b'Z', &mut row, buffer);
-        Some(row)
+        self.ids(&process, &mut row, buffer)?;
+        self.control_group(&process, &mut row, buffer)?;
+        // A zombie has no memory any more, and a kernel thread never had: neither
+        // has arguments or an executable.
+        if stat.state != b'Z' && !stat.is_kernel_thread() {
+            self.program(&process, &mut row, buffer)?;
+        }
+        Ok(row)
     }
 
-    fn details(&self, process: &Process<'_>, is_zombie: bool, row: &mut Noted<Row>, buffer: &mut Vec<u8>) {
-        match process.status(buffer) {
-            Ok(status) => {
-                row.value.uid = Some(status.uid.effective);
-                row.value.gid = Some(status.gid.effective);
-            }
-            Err(failure) => row.gaps.push(self.run.gap("/uid", &failure)),
+    /// What `status` tells.
+    fn ids(&self, process: &Process<'_>, row: &mut Noted<Row>, buffer: &mut Vec<u8>) -> Result<(), Failure> {
+        if let Some(status) = self.noted("/uid", process.status(buffer), row)? {
+            row.value.uid = Some(status.uid.effective);
+            row.value.gid = Some(status.gid.effective);
+            row.value.rss_bytes = status.rss_bytes.unwrap_or(row.value.rss_bytes);
         }
-        match process.read_piece("cmdline", buffer) {
-            Ok(()) => row.value.args = arguments(buffer),
-            Err(failure) => row.gaps.push(self.run.gap("/args", &failure)),
+        Ok(())
+    }
+
+    fn control_group(&self, process: &Process<'_>, row: &mut Noted<Row>, buffer: &mut Vec<u8>) -> Result<(), Failure> {
+        if self.noted("/container_id", process.read_piece("cgroup", buffer), row)?.is_some() {
+            row.value.own |= self.own_cgroup.as_deref() == Some(buffer.as_slice());
+            row.value.container_id = parse::container_id(buffer).map(Text::from);
         }
-        match process.read_piece("cgroup", buffer) {
-            Ok(()) => {
-                row.value.own |= self.own_cgroup.as_deref() == Some(buffer.as_slice());
-                row.value.container_id = parse::container_id(buffer).map(Text::from);
-            }
-            Err(failure) => row.gaps.push(self.run.gap("/container_id", &failure)),
+        Ok(())
+    }
+
+    /// Arguments and executable.
+    fn program(&self, process: &Process<'_>, row: &mut Noted<Row>, buffer: &mut Vec<u8>) -> Result<(), Failure> {
+        if self.noted("/args", process.read_piece("cmdline", buffer), row)?.is_some() {
+            row.value.args = arguments(buffer);
         }
         match process.link("exe") {
             Ok(path) => {
@@ -213,9 +251,31 @@ impl<'r> Scan<'r> {
                 row.value.executable_deleted = Some(deleted.is_some());
                 row.value.executable = Some(Text::from_bytes(deleted.unwrap_or(&path)));
             }
-            // A kernel thread and a zombie have none.
-            Err(failure) if failure.is_not_found() || is_zombie => {}
-            Err(failure) => row.gaps.push(self.run.gap("/executable", &failure)),
+            Err(failure) if failure.is_not_found() => {
+                let now = process.stat(buffer)?;
+                // It had memory when we began.
+                if now.state == b'Z' || now.is_exiting() {
+                    row.value.state = parse::state_name(now.state);
+                    row.value.args.clear();
+                }
+            }
+            Err(failure) => {
+                self.noted("/executable", Err::<(), _>(failure), row)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was read, or a gap at `at` if that failed; the failure itself when the
+    /// process has ended.
+    fn noted<T>(&self, at: &str, read: Result<T, Failure>, row: &mut Noted<Row>) -> Result<Option<T>, Failure> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(ended) if ended.is_exited() => Err(ended),
+            Err(failure) => {
+                row.gaps.push(self.run.gap(at, &failure));
+                Ok(None)
+            }
         }
     }
 }
@@ -229,10 +289,10 @@ fn target_cgroup(run: &Run) -> Option<Vec<u8>> {
 /// `cmdline`: each argument ends with a NUL byte, but for a process that has
 /// rewritten them (setproctitle), which may end without.
 fn arguments(bytes: &[u8]) -> Vec<Text> {
-    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
     if bytes.is_empty() {
         return Vec::new();
     }
+    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
     bytes.split(|b| *b == 0).map(Text::from_bytes).collect()
 }
 
@@ -336,6 +396,7 @@ mod tests {
         let args = |bytes: &[u8]| arguments(bytes).iter().map(|a| a.as_str().to_owned()).collect::<Vec<_>>();
         assert_eq!(args(b"sh\0-c\0\0x\n\0"), ["sh", "-c", "", "x\\x0a"]);
         assert_eq!(args(b"nginx: master process"), ["nginx: master process"]);
+        assert_eq!(args(b"\0"), [""]);
         assert!(args(b"").is_empty());
     }
 }

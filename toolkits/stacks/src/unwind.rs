@@ -66,6 +66,8 @@ use std::sync::Arc;
 use agent_binaries::elf::{Class, ElfFile, Machine, Source, UnwindTables};
 
 mod cache;
+#[cfg(test)]
+mod differential;
 mod fallback;
 mod memory;
 mod rule;

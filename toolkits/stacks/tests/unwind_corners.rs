@@ -88,6 +88,28 @@ fn follows_the_frame_pointer_where_there_are_no_tables_and_says_so() {
 }
 
 #[test]
+fn finds_the_caller_of_a_function_without_a_frame() {
+    let workshop = Workshop::new();
+    let flags = ["-O0", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
+    let program = workshop.compile("leaf.c", "leaf", &flags);
+    let target = Target::start(&mut Command::new(&program));
+    target.blocked(target.pid());
+    let image = Image::of(&target);
+    let memory = target.memory();
+    let stopped = Stopped::seize(target.pid());
+    let stack = image.unwinder().unwind(stopped.registers(), |address| memory.read(address), 256);
+    let names = image.names(&stack);
+    assert_eq!(names[..3], ["leaf_read", "caller", "main"], "{}", stack.end);
+    assert_eq!(stack.frames[1].found_by, FoundBy::TopOfStack);
+    assert_eq!(stack.frames[2].found_by, FoundBy::FramePointer);
+    assert_eq!((stack.end, stack.is_exact()), (EndReason::Root, false));
+    drop(stopped);
+    // eu-stack goes by the frame pointer alone, and misses the caller.
+    let peer = &eu_stack(target.pid())[&target.pid()];
+    assert_eq!(peer[1..], stack.frames[2..].iter().map(|frame| frame.avma).collect::<Vec<_>>());
+}
+
+#[test]
 fn steps_over_a_signal_frame_without_tables() {
     let workshop = Workshop::new();
     let program = workshop.compile("restorer.c", "restorer", &["-O2"]);

@@ -36,6 +36,11 @@ impl Stat {
     pub fn is_kernel_thread(&self) -> bool {
         self.flags & 0x0020_0000 != 0
     }
+
+    /// True for a process that is on its way to being a zombie (PF_EXITING).
+    pub fn is_exiting(&self) -> bool {
+        self.flags & 0x0000_0004 != 0
+    }
 }
 
 /// Parses `stat`. The name may hold parentheses, spaces and newlines: it ends at

@@ -1,45 +1,57 @@
-//! `/proc/PID/task/TID/syscall` (proc_pid_syscall(5)).
+//! `/proc/PID/task/TID/syscall` (proc_pid_syscall(5)): where a thread waits.
 
 use super::{hex, number};
 
-/// What `syscall` says of a thread.
+/// What a thread is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Syscall {
-    /// It runs, and has no registers to show.
+pub enum Doing {
+    /// It runs, or could: its registers are its own business.
     Running,
-    /// It does not run.
-    Blocked {
-        /// The system call that it is in, and its six arguments; `None` when it
-        /// was stopped elsewhere (a page fault, a signal).
-        call: Option<(u32, [u64; 6])>,
-        /// Its stack pointer.
-        stack_pointer: u64,
-        /// Its instruction pointer.
-        instruction_pointer: u64,
-    },
+    /// It is off the processor, and stays so as long as this is the same.
+    Blocked(Blocked),
+}
+
+/// A thread that is off the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blocked {
+    /// The system call that it waits in; `None` if it was stopped outside of one
+    /// (a signal, a page fault).
+    pub call: Option<Call>,
+    /// Its stack pointer (AVMA).
+    pub sp: u64,
+    /// Its program counter (AVMA).
+    pub pc: u64,
+}
+
+/// A system call and its arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// Its number.
+    pub number: i64,
+    /// Its six argument registers, whether it takes so many or not.
+    pub arguments: [u64; 6],
 }
 
 /// Parses `syscall`. `None` when it is not as the manual page says; it is empty
 /// for a thread that is on its way out.
-pub fn syscall(bytes: &[u8]) -> Option<Syscall> {
+pub fn doing(bytes: &[u8]) -> Option<Doing> {
     let bytes = bytes.trim_ascii();
     if bytes == b"running" {
-        return Some(Syscall::Running);
+        return Some(Doing::Running);
     }
     let mut words = bytes.split(|byte| *byte == b' ');
     let number: i64 = number(words.next()?)?;
     let mut word = || words.next()?.strip_prefix(b"0x").and_then(hex);
-    let call = match u32::try_from(number) {
-        Ok(number) => {
-            let mut arguments = [0; 6];
-            for argument in &mut arguments {
-                *argument = word()?;
-            }
-            Some((number, arguments))
+    let call = if number < 0 {
+        None
+    } else {
+        let mut arguments = [0; 6];
+        for argument in &mut arguments {
+            *argument = word()?;
         }
-        Err(_) => None,
+        Some(Call { number, arguments })
     };
-    Some(Syscall::Blocked { call, stack_pointer: word()?, instruction_pointer: word()? })
+    Some(Doing::Blocked(Blocked { call, sp: word()?, pc: word()? }))
 }
 
 #[cfg(test)]
@@ -48,28 +60,23 @@ mod tests {
 
     #[test]
     fn reads_what_the_kernel_writes() {
-        assert_eq!(syscall(b"running\n"), Some(Syscall::Running));
-        let in_call = b"7 0x7ffc6aa3a8f0 0x1 0xffffffffffffffff 0x0 0x0 0x8 0x7ffc6aa3a8b0 0x7f3b5d2f1ac0\n";
-        let Some(Syscall::Blocked { call: Some((number, arguments)), stack_pointer, instruction_pointer }) =
-            syscall(in_call)
-        else {
-            panic!("in a call");
-        };
-        assert_eq!((number, arguments[2], arguments[5]), (7, u64::MAX, 8));
-        assert_eq!((stack_pointer, instruction_pointer), (0x7ffc_6aa3_a8b0, 0x7f3b_5d2f_1ac0));
-        let elsewhere = Syscall::Blocked { call: None, stack_pointer: 0x7ffe, instruction_pointer: 0x40 };
-        assert_eq!(syscall(b"-1 0x7ffe 0x40\n"), Some(elsewhere));
+        assert_eq!(doing(b"running\n"), Some(Doing::Running));
+        let text = b"7 0x7ffc6aa3a8f0 0x1 0xffffffffffffffff 0x0 0x0 0x8 0x7ffc6aa3a8b0 0x7f3b5d2f1ac0\n";
+        let Some(Doing::Blocked(Blocked { call: Some(call), sp, pc })) = doing(text) else { panic!("in a call") };
+        assert_eq!((call.number, call.arguments[2], call.arguments[5]), (7, u64::MAX, 8));
+        assert_eq!((sp, pc), (0x7ffc_6aa3_a8b0, 0x7f3b_5d2f_1ac0));
+        let outside = Doing::Blocked(Blocked { call: None, sp: 0x7ffe, pc: 0x40 });
+        assert_eq!(doing(b"-1 0x7ffe 0x40\n"), Some(outside));
     }
 
     #[test]
     fn what_is_cut_off_is_refused() {
         let text = b"7 0x1 0x2 0x3 0x4 0x5 0x6 0x7 0x8";
         for end in 0..text.len() {
-            let _ = syscall(&text[..end]);
+            let _ = doing(&text[..end]);
         }
-        assert_eq!(syscall(b""), None);
-        assert_eq!(syscall(b"7 0x1 0x2"), None);
-        assert_eq!(syscall(b"-1 0x7ffe"), None);
-        assert_eq!(syscall(b"-1 7ffe 40"), None);
+        for bad in [&b""[..], b"7 0x1 0x2", b"-1 0x7ffe", b"-1 7ffe 40", b"x"] {
+            assert_eq!(doing(bad), None);
+        }
     }
 }

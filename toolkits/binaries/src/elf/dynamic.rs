@@ -29,6 +29,16 @@ pub(super) struct Dynamic {
     pub(super) hash: Option<u64>,
     /// `DT_GNU_HASH`.
     pub(super) gnu_hash: Option<u64>,
+    /// `DT_VERSYM`: one version index a dynamic symbol.
+    pub(super) version_symbols: Option<u64>,
+    /// `DT_VERNEED` and `DT_VERNEEDNUM`.
+    pub(super) version_needs: (Option<u64>, u64),
+    /// `DT_VERDEF` and `DT_VERDEFNUM`.
+    pub(super) version_definitions: (Option<u64>, u64),
+    /// `DT_BIND_NOW`, `DF_BIND_NOW` or `DF_1_NOW`.
+    pub(super) bind_now: bool,
+    /// `DT_TEXTREL` or `DF_TEXTREL`.
+    pub(super) text_relocations: bool,
 }
 
 pub(super) fn read<S: Source>(image: &Image<'_, S>, problems: &mut Problems) -> Dynamic {
@@ -45,7 +55,21 @@ pub(super) fn read<S: Source>(image: &Image<'_, S>, problems: &mut Problems) -> 
             dt::DT_SYMTAB => dynamic.symbol_table = pointer(),
             dt::DT_HASH => dynamic.hash = pointer(),
             dt::DT_GNU_HASH => dynamic.gnu_hash = pointer(),
-            dt::DT_FLAGS_1 => dynamic.is_pie |= entry.d_val & dt::DF_1_PIE != 0,
+            dt::DT_FLAGS_1 => {
+                dynamic.is_pie |= entry.d_val & dt::DF_1_PIE != 0;
+                dynamic.bind_now |= entry.d_val & dt::DF_1_NOW != 0;
+            }
+            dt::DT_FLAGS => {
+                dynamic.bind_now |= entry.d_val & dt::DF_BIND_NOW != 0;
+                dynamic.text_relocations |= entry.d_val & dt::DF_TEXTREL != 0;
+            }
+            dt::DT_BIND_NOW => dynamic.bind_now = true,
+            dt::DT_TEXTREL => dynamic.text_relocations = true,
+            dt::DT_VERSYM => dynamic.version_symbols = pointer(),
+            dt::DT_VERNEED => dynamic.version_needs.0 = pointer(),
+            dt::DT_VERNEEDNUM => dynamic.version_needs.1 = entry.d_val,
+            dt::DT_VERDEF => dynamic.version_definitions.0 = pointer(),
+            dt::DT_VERDEFNUM => dynamic.version_definitions.1 = entry.d_val,
             dt::DT_NEEDED | dt::DT_SONAME | dt::DT_RPATH | dt::DT_RUNPATH => names.push(entry),
             _ => {}
         }

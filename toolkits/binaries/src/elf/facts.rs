@@ -245,6 +245,26 @@ impl DebugState {
     }
 }
 
+/// Bits of `GNU_PROPERTY_X86_FEATURE_1_AND` or `GNU_PROPERTY_AARCH64_FEATURE_1_AND`
+/// (the processors' ABI supplements, "Program Property").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features(pub u32);
+
+impl Features {
+    /// Indirect branches land on `endbr` (x86, CET) or `bti` (Arm, BTI).
+    #[must_use]
+    pub fn branch_targets(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// Return addresses are kept on a shadow stack (x86, CET) or are signed (Arm,
+    /// pointer authentication).
+    #[must_use]
+    pub fn return_addresses(self) -> bool {
+        self.0 & 2 != 0
+    }
+}
+
 /// A part of a file that could not be read as it says it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Part {
@@ -266,6 +286,10 @@ pub enum Part {
     Symbols,
     /// `.eh_frame_hdr` or `.eh_frame`.
     UnwindTables,
+    /// `.gnu.version_r` or `.gnu.version_d`.
+    Versions,
+    /// `.go.buildinfo` or `.dep-v0`.
+    BuildInfo,
 }
 
 impl Part {
@@ -282,6 +306,8 @@ impl Part {
             Self::DebugLink => "debug_link",
             Self::Symbols => "symbols",
             Self::UnwindTables => "unwind_tables",
+            Self::Versions => "versions",
+            Self::BuildInfo => "build_info",
         }
     }
 }
@@ -354,6 +380,20 @@ pub struct Facts {
     /// Go's own build ID (note type 4 of owner `Go`), as `go tool buildid`
     /// prints it.
     pub go_build_id: Option<String>,
+    /// `NT_GNU_PROPERTY_TYPE_0`: what the processor may enforce for all of its
+    /// code. Absent where there is no such property.
+    pub features: Option<Features>,
+    /// The JSON of `.note.package` ([systemd's package metadata]).
+    ///
+    /// [systemd's package metadata]: https://systemd.io/ELF_PACKAGE_METADATA/
+    pub package_note: Option<String>,
+    /// Whether all symbols are bound at start: `DT_BIND_NOW`, `DF_BIND_NOW` or
+    /// `DF_1_NOW`.
+    pub bind_now: bool,
+    /// Whether the loader writes into the code: `DT_TEXTREL` or `DF_TEXTREL`.
+    pub text_relocations: bool,
+    /// Whether there is a dynamic section.
+    pub is_dynamic: bool,
     /// What is left to name addresses with.
     pub debug: DebugState,
     /// The program headers, in the order of the file.

@@ -5,17 +5,23 @@ use std::fmt::Write as _;
 use goblin::elf::note::{NT_GNU_BUILD_ID, NoteDataIterator};
 use goblin::elf::{program_header, section_header};
 
-use super::facts::{Part, Problems};
+use super::facts::{Features, Machine, Part, Problems};
 use super::source::{Source, read_vec};
-use super::{Image, MAX_BUILD_ID, MAX_NOTE_PARTS, MAX_NOTES};
+use super::{Image, MAX_BUILD_ID, MAX_NOTE_PARTS, MAX_NOTES, MAX_STRING};
 
 /// `ELF_NOTE_GOBUILDID_TAG` of Go's `cmd/internal/buildid`.
 const NT_GO_BUILD_ID: u32 = 4;
+/// `NT_GNU_PROPERTY_TYPE_0` of glibc's `elf.h`.
+const NT_GNU_PROPERTY: u32 = 5;
+/// The note of owner `FDO` that holds package metadata.
+const NT_PACKAGE: u32 = 0xcafe_1a7e;
 
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     pub(super) build_id: Option<String>,
     pub(super) go_build_id: Option<String>,
+    pub(super) features: Option<Features>,
+    pub(super) package: Option<String>,
 }
 
 /// Reads the notes of the segments, and where these lack a build ID, those of
@@ -80,9 +86,36 @@ fn read_part<S: Source>(
                 let text = note.desc.get(..note.desc.len().min(1024)).unwrap_or_default();
                 notes.go_build_id = Some(String::from_utf8_lossy(text).trim_end_matches('\0').to_owned());
             }
+            ("GNU", NT_GNU_PROPERTY) if notes.features.is_none() => notes.features = features(image, note.desc),
+            ("FDO", NT_PACKAGE) if notes.package.is_none() => {
+                let text = note.desc.get(..note.desc.len().min(MAX_STRING)).unwrap_or_default();
+                notes.package = Some(String::from_utf8_lossy(text).trim_end_matches('\0').to_owned());
+            }
             _ => {}
         }
     }
+}
+
+/// The FEATURE_1_AND word among the properties: each is a type, a size, and data
+/// that is padded to the word size of the file.
+fn features<S: Source>(image: &Image<'_, S>, desc: &[u8]) -> Option<Features> {
+    let wanted = match image.machine {
+        Machine::X86_64 | Machine::I386 => 0xc000_0002,
+        Machine::AARCH64 => 0xc000_0000,
+        _ => return None,
+    };
+    let word = |at: usize| {
+        let bytes: [u8; 4] = desc.get(at..at.checked_add(4)?)?.try_into().ok()?;
+        Some(if image.context.is_little_endian() { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) })
+    };
+    let mut at = 0;
+    while let (Some(kind), Some(size)) = (word(at), word(at + 4)) {
+        if kind == wanted && size == 4 {
+            return word(at + 8).map(Features);
+        }
+        at = at.checked_add(8)?.checked_add((size as usize).checked_next_multiple_of(image.context.size())?)?;
+    }
+    None
 }
 
 fn hex(bytes: &[u8]) -> String {

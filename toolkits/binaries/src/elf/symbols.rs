@@ -214,11 +214,11 @@ impl SymbolTable {
 }
 
 /// Where a symbol table and its strings are in the source.
-struct Place {
-    origin: SymbolOrigin,
-    offset: u64,
-    count: u64,
-    strings: (u64, u64),
+pub(super) struct Place {
+    pub(super) origin: SymbolOrigin,
+    pub(super) offset: u64,
+    pub(super) count: u64,
+    pub(super) strings: (u64, u64),
 }
 
 pub(super) fn read<S: Source>(image: &Image<'_, S>, dynamic: &Dynamic) -> SymbolTable {
@@ -326,7 +326,7 @@ fn code_ranges<S: Source>(image: &Image<'_, S>) -> Vec<(u64, u64)> {
     ranges
 }
 
-fn from_section<S: Source>(
+pub(super) fn from_section<S: Source>(
     image: &Image<'_, S>,
     kind: u32,
     origin: SymbolOrigin,
@@ -348,7 +348,7 @@ fn from_section<S: Source>(
 
 /// The symbol table of `PT_DYNAMIC` has no size: its hash tables know how many
 /// symbols there are.
-fn from_dynamic<S: Source>(image: &Image<'_, S>, dynamic: &Dynamic, problems: &mut Problems) -> Option<Place> {
+pub(super) fn from_dynamic<S: Source>(image: &Image<'_, S>, dynamic: &Dynamic, problems: &mut Problems) -> Option<Place> {
     let symbols = dynamic.symbol_table?;
     let (strings, string_size) = dynamic.strings?;
     let count = count_from_hash(image, dynamic).or_else(|| count_from_gnu_hash(image, dynamic)).or_else(|| {

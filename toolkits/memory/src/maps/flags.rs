@@ -57,7 +57,7 @@ const MAYBE_GUARD: usize = 39;
 
 /// A set of flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Flags(u64);
+pub struct Flags(u64);
 
 /// The bit of each pair of lower-case letters.
 const BITS: [u8; 26 * 26] = {
@@ -115,15 +115,10 @@ mod tests {
 
     #[test]
     fn codes_become_words() {
-        assert_eq!(names(b" rd wr mr mw me gd ac "), [
-            "readable",
-            "writable",
-            "may_read",
-            "may_write",
-            "may_execute",
-            "grows_down",
-            "accounted"
-        ]);
+        assert_eq!(
+            names(b" rd wr mr mw me gd ac "),
+            ["readable", "writable", "may_read", "may_write", "may_execute", "grows_down", "accounted"]
+        );
         assert_eq!(names(b""), [""; 0]);
     }
 

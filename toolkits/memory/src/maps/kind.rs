@@ -13,9 +13,9 @@ pub(crate) const LARGEST_GUARD: u64 = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub(crate) enum Kind {
+    AnonInode,
     #[default]
     Anonymous,
-    AnonInode,
     Code,
     Data,
     Device,
@@ -38,8 +38,8 @@ pub(crate) enum Kind {
 impl Kind {
     /// All of them, by their words.
     pub(crate) const ALL: [Self; 19] = [
-        Self::Anonymous,
         Self::AnonInode,
+        Self::Anonymous,
         Self::Code,
         Self::Data,
         Self::Device,
@@ -62,8 +62,8 @@ impl Kind {
     /// The word that stands for it in JSON.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Anonymous => "anonymous",
             Self::AnonInode => "anon_inode",
+            Self::Anonymous => "anonymous",
             Self::Code => "code",
             Self::Data => "data",
             Self::Device => "device",
@@ -283,7 +283,7 @@ pub(crate) const CHECKS: [Check; 7] = [
 
 /// Which of [`CHECKS`] a mapping fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Failed(u8);
+pub struct Failed(u8);
 
 impl Failed {
     /// Checks a mapping of `kind`; `anonymous` is how much of it belongs to no
@@ -306,6 +306,11 @@ impl Failed {
         Self(failed.iter().enumerate().map(|(at, failed)| u8::from(*failed) << at).sum())
     }
 
+    /// Whether it fails none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0 == 0
+    }
+
     /// The places in [`CHECKS`].
     pub(crate) fn checks(self) -> impl Iterator<Item = usize> {
         (0..CHECKS.len()).filter(move |at| self.0 & 1 << at != 0)
@@ -314,17 +319,13 @@ impl Failed {
 
 #[cfg(test)]
 mod tests {
-    use super::super::line::header;
+    use super::super::line::{Line, Reader};
     use super::*;
 
     fn facts(line: &'static str) -> Facts<'static> {
-        let header = header(line.as_bytes()).expect("a mapping");
-        let mut facts = Facts {
-            permissions: header.permissions,
-            size_bytes: header.end - header.start,
-            ..Facts::default()
-        };
-        match Label::parse(header.path) {
+        let Line::Mapping(permissions, mapping) = Reader::default().line(line.as_bytes()) else { panic!("a mapping") };
+        let mut facts = Facts { permissions, size_bytes: mapping.end - mapping.start, ..Facts::default() };
+        match Label::parse(mapping.name) {
             Label::None => {}
             Label::File { path, deleted } => {
                 facts.has_file = true;

@@ -9,13 +9,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use agent_model::{Text, text};
+use agent_system::parse;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::figures::{Figures, Packed};
 use super::flags::Flags;
 use super::kind::{Failed, Kind, Label};
-use super::line::{Header, Line, Permissions, Reader};
+use super::line::{Line, Permissions, Reader};
 
 /// The most bytes of paths and names that are kept. A target may map 60,000 files
 /// with paths of 4 KiB; ordinary ones have some KiB in all.
@@ -27,7 +28,11 @@ const NONE: u32 = u32::MAX;
 /// A text that many refer to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(transparent)]
-pub struct Shared(#[serde(serialize_with = "as_text")] #[schemars(with = "Text")] Arc<str>);
+pub struct Shared(
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "Text")]
+    Arc<str>,
+);
 
 fn as_text<S: serde::Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(text)
@@ -169,7 +174,7 @@ pub(crate) struct Builder {
     most_rows: usize,
     open: bool,
     scratch: Figures,
-    last_text: (usize, u32),
+    last_text: u32,
     by_text: HashMap<Shared, u32>,
     by_file: HashMap<(u32, u64, (u32, u32), bool), u32>,
     text_bytes: usize,
@@ -200,7 +205,7 @@ impl Builder {
             most_rows,
             open: false,
             scratch: Figures::default(),
-            last_text: (0, NONE),
+            last_text: NONE,
             by_text: HashMap::new(),
             by_file: HashMap::new(),
             text_bytes: 0,
@@ -219,23 +224,21 @@ impl Builder {
     /// Takes a line.
     pub(crate) fn line(&mut self, line: &[u8]) {
         match self.reader.line(line) {
-            Line::Header(header) => {
-                self.finish();
-                self.begin(&header);
+            Line::Mapping(permissions, header) => {
+                self.close();
+                self.begin(permissions, &header);
             }
             Line::Figure(figure, value) => self.scratch.set(figure, value),
             Line::Flags(codes) => {
-                if self.open
-                    && self.count <= self.most_rows as u64
-                    && let Some(mapping) = self.mappings.last_mut()
-                {
-                    mapping.flags = Some(Flags::parse(codes));
+                if self.open && self.left_out() == 0 {
+                    let mapping = self.mappings.last_mut();
+                    mapping.into_iter().for_each(|mapping| mapping.flags = Some(Flags::parse(codes)));
                 }
             }
             Line::Other => {}
             Line::Malformed => {
                 // Its figures are not those of the mapping before it.
-                self.finish();
+                self.close();
                 self.malformed += 1;
             }
         }
@@ -246,8 +249,16 @@ impl Builder {
         self.count - self.mappings.len() as u64
     }
 
-    /// Ends the last mapping; nothing may be added after.
-    pub(crate) fn finish(&mut self) {
+    /// Ends the last mapping, and puts all in order.
+    pub(crate) fn end(&mut self) {
+        self.close();
+        // The kernel writes them so; a recorded tree may not.
+        if !self.mappings.is_sorted_by_key(|mapping| mapping.start) {
+            self.mappings.sort_by_key(|mapping| mapping.start);
+        }
+    }
+
+    fn close(&mut self) {
         if std::mem::take(&mut self.open) {
             self.totals.add(&self.scratch);
             if self.left_out() == 0
@@ -259,19 +270,19 @@ impl Builder {
         self.scratch.clear();
     }
 
-    /// Puts the mappings in order and lets them find what they refer to.
+    /// Lets the mappings find what they refer to.
     pub(crate) fn into_rows(self) -> Vec<Mapping> {
         // Nobody else has set it: it was made here.
         let _ = self.later.set(self.store);
         self.mappings
     }
 
-    fn begin(&mut self, header: &Header<'_>) {
+    fn begin(&mut self, permissions: Permissions, header: &parse::Mapping<'_>) {
         self.open = true;
         self.count += 1;
         let size_bytes = header.end - header.start;
         self.size_bytes = self.size_bytes.saturating_add(size_bytes);
-        let label = Label::parse(header.path);
+        let label = Label::parse(header.name);
         if matches!(label, Label::Name { kind: Kind::Vsyscall, .. }) {
             self.gate_bytes = self.gate_bytes.saturating_add(size_bytes);
         }
@@ -289,7 +300,7 @@ impl Builder {
             name: NONE,
             tids: NONE,
             numa: NONE,
-            permissions: header.permissions,
+            permissions,
             named: None,
             kind: Kind::default(),
             failed: Failed::default(),
@@ -322,13 +333,14 @@ impl Builder {
 
     /// The number of `raw` among the texts.
     fn text(&mut self, raw: &[u8]) -> u32 {
-        let plain = unescape_newlines(raw);
+        // Nearly none has a backslash: the others are not copied.
+        let plain = raw.contains(&b'\\').then(|| parse::mapping_path(raw));
         let escaped = text::escape(plain.as_deref().unwrap_or(raw));
         // Mappings of one file come one after the other.
-        if let Some(last) = self.store.names.get(self.last_text.1 as usize)
+        if let Some(last) = self.store.names.get(self.last_text as usize)
             && last.as_str() == escaped
         {
-            return self.last_text.1;
+            return self.last_text;
         }
         let number = match self.by_text.get(&*escaped) {
             Some(number) => *number,
@@ -345,12 +357,12 @@ impl Builder {
                 number
             }
         };
-        self.last_text.1 = number;
+        self.last_text = number;
         number
     }
 
     /// The number of a file among the files.
-    fn file(&mut self, path: u32, deleted: bool, header: &Header<'_>) -> u32 {
+    fn file(&mut self, path: u32, deleted: bool, header: &parse::Mapping<'_>) -> u32 {
         let next = self.store.files.len() as u32;
         let key = (path, header.inode, header.device, deleted);
         let number = *self.by_file.entry(key).or_insert(next);
@@ -360,26 +372,4 @@ impl Builder {
         }
         number
     }
-}
-
-/// The kernel writes a newline in a path as `\012`, and nothing else so (seq_path
-/// in fs/seq_file.c; a backslash stays as it is, so a name that has these four
-/// characters cannot be told from one with a newline).
-fn unescape_newlines(raw: &[u8]) -> Option<Vec<u8>> {
-    const NEWLINE: &[u8] = b"\\012";
-    if !raw.contains(&b'\\') {
-        return None;
-    }
-    let mut plain = Vec::with_capacity(raw.len());
-    let mut rest = raw;
-    while let Some((first, more)) = rest.split_first() {
-        if let Some(after) = rest.strip_prefix(NEWLINE) {
-            plain.push(b'\n');
-            rest = after;
-        } else {
-            plain.push(*first);
-            rest = more;
-        }
-    }
-    Some(plain)
 }

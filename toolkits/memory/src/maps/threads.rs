@@ -1,7 +1,7 @@
 //! Where the stacks of the threads are.
 
 use agent_model::{Gap, Reason};
-use agent_system::parse::{self, Syscall};
+use agent_system::parse::{self, Doing};
 use agent_system::{Failure, Process, Run};
 
 /// The stack pointers of threads.
@@ -56,7 +56,8 @@ pub(crate) fn stacks(run: &Run, process: &Process<'_>) -> Stacks {
         }
     }
     if !left.is_empty() {
-        let gap = Gap::new("/rows", Reason::Incomplete).path(format!("{}/task/{}/syscall", process.path(), left[0]).as_str());
+        let gap =
+            Gap::new("/rows", Reason::Incomplete).path(format!("{}/task/{}/syscall", process.path(), left[0]).as_str());
         stacks.gaps.push(gap.detail(detail(&left, "is not shown while they run")));
     }
     stacks.pointers.sort_unstable();
@@ -66,10 +67,10 @@ pub(crate) fn stacks(run: &Run, process: &Process<'_>) -> Stacks {
 /// The stack pointer of a thread; `None` while it runs.
 fn pointer(process: &Process<'_>, tid: u32, buffer: &mut Vec<u8>) -> Result<Option<u64>, Failure> {
     process.read_piece(&format!("task/{tid}/syscall"), buffer)?;
-    match parse::syscall(buffer) {
-        Some(Syscall::Blocked { stack_pointer, .. }) => Ok(Some(stack_pointer)),
-        Some(Syscall::Running) => Ok(None),
-        // A thread on its way out has an empty file.
+    match parse::doing(buffer) {
+        Some(Doing::Blocked(blocked)) => Ok(Some(blocked.sp)),
+        Some(Doing::Running) => Ok(None),
+        // A thread on its way out has an empty file, and no stack any more.
         None => Ok(Some(0)),
     }
 }

@@ -227,16 +227,8 @@ pub struct Bits(u8);
 
 impl Bits {
     /// TCPI_OPT_* of linux/tcp.h, from the lowest bit.
-    const NAMES: [&str; 8] = [
-        "timestamps",
-        "sack",
-        "window_scale",
-        "ecn",
-        "ecn_seen",
-        "syn_data",
-        "usec_timestamps",
-        "fast_open_child",
-    ];
+    const NAMES: [&str; 8] =
+        ["timestamps", "sack", "window_scale", "ecn", "ecn_seen", "syn_data", "usec_timestamps", "fast_open_child"];
 }
 
 impl Serialize for Bits {

@@ -83,10 +83,6 @@ impl<'r> Groups<'r> {
         };
         let found = hierarchies.into_iter().map(|hierarchy| {
             let chain = chain(&hierarchy, &views, open);
-            let path = format!("{}/cgroup", process.path());
-            let chain = chain.map_err(|failure| {
-                failure.unwrap_or_else(|cause| Failure { path: path.as_str().into(), cause, pid: None })
-            });
             (hierarchy, chain)
         });
         Ok(Self { found: found.collect() })
@@ -144,24 +140,21 @@ impl View {
     }
 }
 
-/// Why a chain could not be had: a failed access, or only a cause.
-type Why = Result<Failure, Cause>;
-
 /// The levels of `hierarchy`: each through the first of `views` that shows it.
 fn chain<'r>(
     hierarchy: &Hierarchy,
     views: &[View; 2],
     open: impl Fn(&View, &[u8]) -> Result<CgroupDirectory<'r>, Failure>,
-) -> Result<Chain<'r>, Why> {
+) -> Result<Chain<'r>, Failure> {
     let place = Place::of(&hierarchy.path);
     let mut levels: Vec<Level<'r>> = Vec::new();
     let mut mount_point = None;
-    let mut why: Option<Why> = None;
+    let mut why = None;
     for view in views {
         let mounts = match &view.mounts {
             Ok(mounts) => mounts,
             Err(failure) => {
-                why.get_or_insert_with(|| Ok(failure.clone()));
+                why.get_or_insert_with(|| failure.clone());
                 continue;
             }
         };
@@ -192,17 +185,20 @@ fn chain<'r>(
                     break;
                 }
                 Err(failure) => {
-                    why.get_or_insert(Ok(failure));
+                    why.get_or_insert(failure);
                 }
             }
         }
     }
     match mount_point {
         Some(mount_point) => Ok(Chain { version: if hierarchy.is_v2() { 2 } else { 1 }, levels, mount_point }),
-        None => Err(why.unwrap_or(Err(match hierarchy.deleted {
-            true => Cause::Unsupported("the control group was removed while the process was still in it"),
-            false => Cause::Unsupported("no mount of the target or of the agent shows the control group"),
-        }))),
+        None => Err(why.unwrap_or_else(|| {
+            let cause = match hierarchy.deleted {
+                true => "the control group was removed while the process was still in it",
+                false => "no mount of the target or of the agent shows this control group",
+            };
+            Failure::new(Text::from_bytes(&hierarchy.path), Cause::Unsupported(cause))
+        })),
     }
 }
 
@@ -277,8 +273,18 @@ fn shows(mount: &Mount, hierarchy: &Hierarchy) -> bool {
 /// from it.
 fn is_local(mount: &Mount, all: &[Mount]) -> bool {
     const LOCAL: [&[u8]; 12] = [
-        b"sysfs", b"tmpfs", b"cgroup", b"cgroup2", b"overlay", b"ext4", b"xfs", b"btrfs", b"ramfs", b"rootfs",
-        b"squashfs", b"erofs",
+        b"sysfs",
+        b"tmpfs",
+        b"cgroup",
+        b"cgroup2",
+        b"overlay",
+        b"ext4",
+        b"xfs",
+        b"btrfs",
+        b"ramfs",
+        b"rootfs",
+        b"squashfs",
+        b"erofs",
     ];
     all.iter()
         .filter(|other| other.point != b"/" && leads_to(&other.point, &mount.point))

@@ -217,8 +217,9 @@ fn threads_of(run: &Run, uid: u32) -> Result<u64, Failure> {
     let counts = in_halves(&run.pids()?, WORTH_A_THREAD, |some| {
         let mut text = Vec::with_capacity(4096);
         let statuses = some.iter().filter_map(|pid| run.process(*pid).ok()?.status(&mut text).ok());
-        vec![statuses.filter(|status| status.uid.real == uid).map(|status| u64::from(status.threads.unwrap_or(1))).sum()]
+        vec![
+            statuses.filter(|status| status.uid.real == uid).map(|status| u64::from(status.threads.unwrap_or(1))).sum(),
+        ]
     });
     Ok(counts.iter().sum())
 }
-

@@ -167,7 +167,7 @@ impl<'s> Tables<'s> {
 
     /// Walks the section once, for files without an `.eh_frame_hdr` (gcc's
     /// `-static`).
-    fn index(&mut self) -> Vec<(u64, u64)> {
+    pub(super) fn index(&mut self) -> Vec<(u64, u64)> {
         let mut index = Vec::new();
         let mut cie = None;
         let mut offset = 0;

@@ -1,0 +1,84 @@
+//! Ending early: signals, and a target that goes away.
+//!
+//! A command that looks for a while is ended by SIGINT (a person) or SIGTERM (the
+//! kubelet, before it kills) with all that it has seen by then. The signals are
+//! blocked and read from a signalfd(2), so nothing runs at an unexpected moment.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
+
+use crate::{Failure, Run};
+
+/// Why a look was ended before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interrupted {
+    /// A signal, by its name.
+    Signal(&'static str),
+    /// The target has ended.
+    TargetExited,
+}
+
+/// Waits for files, and for what ends a look early. SIGINT and SIGTERM are
+/// blocked while it lives.
+#[derive(Debug)]
+pub struct Interrupts {
+    signals: SignalFd,
+    blocked: SigSet,
+    target: Option<OwnedFd>,
+}
+
+impl Interrupts {
+    /// Begins to watch for SIGINT, SIGTERM and the end of the run's target, if
+    /// there is one.
+    ///
+    /// # Errors
+    ///
+    /// When signalfd(2) is refused.
+    pub fn watch(run: &Run) -> Result<Self, Failure> {
+        let fail = |errno: nix::errno::Errno| Failure::new("signalfd", Errno::from_raw_os_error(errno as i32));
+        let mut blocked = SigSet::empty();
+        blocked.add(Signal::SIGINT);
+        blocked.add(Signal::SIGTERM);
+        blocked.thread_block().map_err(fail)?;
+        let signals = SignalFd::with_flags(&blocked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(fail)?;
+        let pid = run.target().filter(|_| run.is_live()).and_then(|target| Pid::from_raw(target.pid as i32));
+        // A kernel before 5.3, or seccomp, may refuse: then the target is not watched.
+        let target = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+        Ok(Self { signals, blocked, target })
+    }
+
+    /// Waits until `file` can be read, the look is interrupted, or `patience` is
+    /// over. `None`: go on.
+    pub fn wait(&mut self, file: BorrowedFd<'_>, patience: Duration) -> Option<Interrupted> {
+        let patience = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: patience.subsec_nanos().into() };
+        let (has_signal, has_exited) = {
+            let mut files = vec![PollFd::from_borrowed_fd(file, PollFlags::IN)];
+            files.push(PollFd::new(&self.signals, PollFlags::IN));
+            files.extend(self.target.as_ref().map(|target| PollFd::from_borrowed_fd(target.as_fd(), PollFlags::IN)));
+            // EINTR: the caller asks again.
+            if poll(&mut files, Some(&patience)).is_err() {
+                return None;
+            }
+            let ready = |at: usize| files.get(at).is_some_and(|file| !file.revents().is_empty());
+            (ready(1), ready(2))
+        };
+        if has_signal && let Ok(Some(signal)) = self.signals.read_signal() {
+            let name = Signal::try_from(signal.ssi_signo as i32).map_or("signal", Signal::as_str);
+            return Some(Interrupted::Signal(name));
+        }
+        has_exited.then_some(Interrupted::TargetExited)
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        // A second signal while the answer is printed ends the agent as usual.
+        let _ = self.blocked.thread_unblock();
+    }
+}
