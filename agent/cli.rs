@@ -80,6 +80,15 @@ pub(crate) enum Chosen {
 }
 
 impl Chosen {
+    /// Its name, if `command` writes it as it goes.
+    pub(crate) fn streamed(self, command: &Command) -> Option<&'static str> {
+        let name = match self {
+            Self::Common(format) => FORMATS.iter().find(|known| known.2 == format).map(|known| known.0)?,
+            Self::Extra(name) => name,
+        };
+        command.streams.contains(&name).then_some(name)
+    }
+
     /// The format `name` of `command`.
     ///
     /// # Errors

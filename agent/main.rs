@@ -5,6 +5,7 @@
 
 mod cli;
 mod resource;
+mod stream;
 mod verdict;
 mod version;
 
@@ -93,7 +94,8 @@ fn print_schema(matches: &ArgMatches) -> ExitCode {
 fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
     let global = cli::Global::from_arg_matches(matches)?;
     let began_us = clock::boot_us();
-    let (session, start) = match open_session(&global, began_us) {
+    let lasts = (command.lasts)(matches);
+    let (session, start) = match open_session(&global, began_us, lasts) {
         Ok(session) => (session, clock::wall_us()),
         Err(error) => {
             agent_output::tell(&format!("{error:#}"));
@@ -113,13 +115,13 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
     Ok(status)
 }
 
-fn open_session(global: &cli::Global, now_us: u64) -> anyhow::Result<Session> {
+fn open_session(global: &cli::Global, now_us: u64, lasts: std::time::Duration) -> anyhow::Result<Session> {
     let id = global.session.clone().unwrap_or_else(new_session_id);
     let identity = Identity::new(&id)?
         .incident(global.incident.as_deref())?
         .actor(global.actor.as_deref())?
         .traceparent(global.traceparent.as_deref())?;
-    let timeout_us = u64::try_from(global.timeout.as_micros()).unwrap_or(u64::MAX);
+    let timeout_us = u64::try_from(global.timeout.saturating_add(lasts).as_micros()).unwrap_or(u64::MAX);
     let limits = Limits { deadline_us: now_us.saturating_add(timeout_us) };
     Ok(Session::open(identity, limits, global.access_log))
 }
@@ -143,8 +145,16 @@ fn look(
         Some(cli::Chosen::Extra(name)) => Some(name),
         _ => None,
     };
-    let plan =
-        Plan { proc: global.proc.clone(), capabilities: command.capabilities.iter().copied().collect(), format: extra };
+    let streamed = chosen.and_then(|chosen| chosen.streamed(command)).map(|format| {
+        let stream = agent_output::Streamed::new(command.schema_name(), session.info().id.clone());
+        (format, stream)
+    });
+    let plan = Plan {
+        proc: global.proc.clone(),
+        capabilities: command.capabilities.iter().copied().collect(),
+        format: extra,
+        stream: streamed.as_ref().map(|(format, stream)| stream::to(format, stream)),
+    };
     let mut run = Run::begin(session, plan)?;
     if command.target != TargetUse::None
         && let Err(error) = aim(&mut run, command, matches)
@@ -199,6 +209,9 @@ fn look(
     let width = if is_terminal { own::terminal_width() } else { None };
     let usual = if is_terminal { Format::Table } else { Format::Json };
     let printed = match chosen.unwrap_or(cli::Chosen::Common(usual)) {
+        _ if streamed.is_some() => {
+            streamed.map_or(Ok(Ended::Whole), |(format, stream)| stream.end(&envelope, format == "ndjson"))
+        }
         cli::Chosen::Common(format) => agent_output::print(&envelope, format, &(command.schema)(), width),
         cli::Chosen::Extra(name) => {
             agent_output::print_with(|out| (command.write)(name, &envelope, &*answer.data, out))

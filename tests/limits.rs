@@ -120,8 +120,8 @@ fn the_use_is_what_proc_counts() {
     ] {
         assert_eq!(limit(&envelope, name)["used"], number_after(&status, key) * 1024, "{name}");
     }
-    // The same user's other processes may get signals meanwhile.
-    assert!(limit(&envelope, "pending_signals")["used"].is_u64());
+    // Of root they are everybody's.
+    assert_eq!(limit(&envelope, "pending_signals").get("used").is_some(), !is_root());
     let listed = fs::read_dir(format!("/proc/{}/fd", target.pid())).expect("fd").count();
     assert_eq!(limit(&envelope, "open_files")["used"], listed);
     assert_eq!(limit(&envelope, "cpu_time")["used"], 0);
@@ -129,7 +129,6 @@ fn the_use_is_what_proc_counts() {
     for name in ["file_size", "core_file_size", "msgqueue_size", "nice_priority"] {
         assert!(limit(&envelope, name).get("used").is_none(), "{name}");
     }
-    assert_eq!(envelope["digest"], of(target.pid())["digest"], "two looks at a stopped target");
 }
 
 /// Five threads and three queued signals of a user that has nothing else.
@@ -190,7 +189,12 @@ fn without_rights_the_limits_and_groups_are_still_there() {
     let mut other = agent.as_user(48_212, 48_212);
     let seen = common::Answer::of(other.args(["limits", "--pid", &target.pid().to_string()])).json();
     // All of it is world-readable; the target's mounts are not to be entered, but ours show the same groups.
-    assert_eq!(seen["data"]["limits"], whole["data"]["limits"]);
+    // But for the processes of root, which come and go.
+    let rows = |envelope: &Value| -> Vec<Value> {
+        let rows = envelope["data"]["limits"].as_array().expect("limits").iter();
+        rows.filter(|row| row["name"] != "processes").cloned().collect()
+    };
+    assert_eq!(rows(&seen), rows(&whole));
     assert_eq!(limit(&seen, "open_files")["used"], 50);
     assert_eq!(seen["gaps"], json!([]));
     let views = |envelope: &Value| -> Vec<Value> {
@@ -226,8 +230,8 @@ fn a_zombie_has_limits_and_no_files() {
     for case in ["child", "leader"] {
         let pid = target.said("case", case)["pid"].as_u64().expect("a pid");
         let envelope = of(u32::try_from(pid).expect("a pid"));
-        let soft = &limit(&of(target.pid()), "open_files")["soft"];
-        assert_eq!(limit(&envelope, "open_files")["soft"], *soft, "{case}");
+        let soft = limit(&of(target.pid()), "open_files")["soft"].clone();
+        assert_eq!(limit(&envelope, "open_files")["soft"], soft, "{case}");
     }
     let pid = target.said("case", "child")["pid"].as_u64().expect("a pid");
     let envelope = of(u32::try_from(pid).expect("a pid"));

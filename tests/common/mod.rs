@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 #![allow(clippy::disallowed_methods, reason = "a test: it starts programs and reads files")]
 
+pub(crate) mod namespace;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;

@@ -4,12 +4,14 @@
 //! A table follows from the schema ([`agent_model::COLUMN`]).
 #![allow(clippy::print_stdout, clippy::print_stderr)] // this is the crate that prints
 
+mod stream;
 mod table;
 
 use std::io::{self, BufWriter, ErrorKind, Write};
 
 use agent_model::{Data, Envelope};
 use schemars::Schema;
+pub use stream::Streamed;
 use serde::Serialize;
 
 /// An envelope of any command.
@@ -168,4 +170,16 @@ fn ndjson(out: &mut dyn Write, envelope: &Printed<'_>) -> io::Result<()> {
         },
     };
     json(out, &end, false)
+}
+
+/// The last line of NDJSON whose rows were written before: the envelope, with all
+/// of its data.
+fn ndjson_end(out: &mut dyn Write, envelope: &Printed<'_>) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Whole<'a> {
+        schema: &'a str,
+        session_id: &'a agent_model::Text,
+        end: &'a Printed<'a>,
+    }
+    json(out, &Whole { schema: &envelope.schema, session_id: &envelope.session.id, end: envelope }, false)
 }

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::io;
+use std::time::Duration;
 
 use agent_model::{Data, Envelope, Gap, Gathered};
 use clap::{ArgMatches, Args, FromArgMatches};
@@ -42,10 +43,19 @@ pub trait Collector {
     const TARGET: TargetUse = TargetUse::Required;
     /// How its answer can be printed beside JSON, NDJSON and a table.
     const FORMATS: &'static [ExtraFormat<Self::Data>] = &[];
+    /// The formats, by their names, that it writes itself as it goes, through
+    /// [`Run::take_stream`]. The envelope then comes last: at the end of `ndjson`, on
+    /// standard error after any other.
+    const STREAMS: &'static [&'static str] = &[];
     /// Its options.
     type Options: Args + Serialize + JsonSchema + Send + 'static;
     /// Its answer.
     type Data: Data + Serialize + JsonSchema + 'static;
+
+    /// For how long it was asked to look: the time limit of the command comes on top.
+    fn lasts(_options: &Self::Options) -> Duration {
+        Duration::ZERO
+    }
 
     /// Looks. Everything goes through `run`.
     ///
@@ -86,6 +96,10 @@ pub struct Command {
     pub schema: fn() -> Schema,
     /// Name and meaning of each of [`Collector::FORMATS`].
     pub formats: fn() -> Vec<(&'static str, &'static str)>,
+    /// [`Collector::STREAMS`].
+    pub streams: &'static [&'static str],
+    /// [`Collector::lasts`].
+    pub lasts: fn(&ArgMatches) -> Duration,
     /// Writes its data in one of these formats.
     pub write: fn(&str, &Enveloped<'_>, &(dyn Data + 'static), &mut dyn io::Write) -> io::Result<()>,
     /// [`Collector::collect`].
@@ -109,6 +123,8 @@ pub const fn command<C: Collector>() -> Command {
         arguments: arguments::<C>,
         schema: schema::<C>,
         formats: formats::<C>,
+        streams: C::STREAMS,
+        lasts: lasts::<C>,
         write: write::<C>,
         collect: collect::<C>,
     }
@@ -126,6 +142,10 @@ fn schema<C: Collector>() -> Schema {
 
 fn formats<C: Collector>() -> Vec<(&'static str, &'static str)> {
     C::FORMATS.iter().map(|format| (format.name, format.about)).collect()
+}
+
+fn lasts<C: Collector>(matches: &ArgMatches) -> Duration {
+    C::Options::from_arg_matches(matches).map(|options| C::lasts(&options)).unwrap_or_default()
 }
 
 fn write<C: Collector>(

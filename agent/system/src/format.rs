@@ -22,3 +22,43 @@ pub struct ExtraFormat<D: 'static> {
     /// Writes it. The envelope says in which session, where and when it was seen.
     pub write: fn(&Enveloped<'_>, &D, &mut dyn io::Write) -> io::Result<()>,
 }
+
+/// Standard output, for a collector that writes as it goes: what it sees in an
+/// hour need not fit in memory, and is there when the agent is killed.
+pub trait Sink: Send {
+    /// Writes `bytes` as they are.
+    ///
+    /// # Errors
+    ///
+    /// When nothing more can be written: the collector ends then, with an answer.
+    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Writes a row of NDJSON.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sink::bytes`].
+    fn row(&mut self, row: &dyn erased_serde::Serialize) -> io::Result<()>;
+
+    /// Lets go of what is held back.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sink::bytes`].
+    fn flush(&mut self) -> io::Result<()>;
+}
+
+/// The format that a collector was asked to write as it goes
+/// ([`crate::Collector::STREAMS`]), and where to.
+pub struct Stream {
+    /// Its name.
+    pub format: &'static str,
+    /// Where to.
+    pub sink: Box<dyn Sink>,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("format", &self.format).finish_non_exhaustive()
+    }
+}

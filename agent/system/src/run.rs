@@ -11,10 +11,11 @@ use agent_session::{Access, Ledger, Refusal, Session};
 use crate::gate::{self, Subject};
 use crate::parse;
 use crate::rights::{Approach, Rights};
+use crate::format::Stream;
 use crate::{Capabilities, Directory, Failure, Process, clock, own, proc, stop};
 
 /// Where a run looks.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Default)]
 pub struct Plan {
     /// A recorded tree of `/proc` instead of the live one.
     pub proc: Option<String>,
@@ -22,6 +23,8 @@ pub struct Plan {
     pub capabilities: Capabilities,
     /// The [`crate::ExtraFormat`] that the answer is for, by its name.
     pub format: Option<&'static str>,
+    /// What the collector writes as it goes.
+    pub stream: Option<Stream>,
 }
 
 /// The one value through which a command touches the world.
@@ -35,6 +38,7 @@ pub struct Run {
     proc_path: String,
     live: bool,
     format: Option<&'static str>,
+    stream: Mutex<Option<Stream>>,
     /// Capabilities to raise: those of the plan that were granted.
     wanted: Capabilities,
     /// Whether the command looks into processes at all.
@@ -66,6 +70,7 @@ impl Run {
             proc_path,
             live,
             format: plan.format,
+            stream: Mutex::new(plan.stream),
             wanted: plan.capabilities,
             looks_in: live && plan.capabilities != Capabilities::default(),
             rights: Mutex::new(None),
@@ -102,6 +107,12 @@ impl Run {
     /// may have to look at more for it.
     pub fn format(&self) -> Option<&'static str> {
         self.format
+    }
+
+    /// Takes the stream that is to be written as the look goes on; `None` where the
+    /// answer is printed at the end, or it was taken already.
+    pub fn take_stream(&self) -> Option<Stream> {
+        lock(&self.stream).take()
     }
 
     /// True when the time of this command is over.

@@ -46,10 +46,11 @@ pub struct Cpu {
     /// CPU time used, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage_us: Option<u64>,
-    /// Of it in user mode.
+    /// Of it in user mode, in microseconds; in version 1 to the clock tick, so that the
+    /// two need not add up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_us: Option<u64>,
-    /// Of it in the kernel.
+    /// Of it in the kernel, likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_us: Option<u64>,
     /// Periods in which it ran, since it has a quota.

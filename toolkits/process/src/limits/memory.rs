@@ -18,7 +18,8 @@ pub struct Memory {
     /// Version of its hierarchy.
     pub version: u8,
     /// In use, page cache and kernel memory included, in bytes (`memory.current`;
-    /// `memory.usage_in_bytes`).
+    /// `memory.usage_in_bytes`). The kernel hands out memory in batches to each CPU,
+    /// and takes back what is left of them when it likes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage_bytes: Option<u64>,
     /// What may be in use (`memory.max`; `memory.limit_in_bytes`): beyond it the

@@ -19,7 +19,8 @@ pub struct Row {
     pub rlimit: Option<&'static str>,
     /// How much is in use, in the unit of the limit. Absent where the kernel counts
     /// nothing (`file_size`, priorities) or does not tell (`msgqueue_size`,
-    /// `file_locks`).
+    /// `file_locks`). `pending_signals` are those of the real user on the whole node,
+    /// and absent for root, whose are everybody's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "USED"))]
     pub used: Option<u64>,
@@ -171,7 +172,8 @@ impl Usage {
             "open_files" => Some(self.descriptors.as_ref().copied()),
             "locked_memory" => size(|status| status.locked),
             "address_space" => size(|status| status.size),
-            "pending_signals" => size(|status| status.signals),
+            // Of root they are those of the whole node: they come and go without the target.
+            "pending_signals" if !self.is_root => size(|status| status.signals),
             _ => None,
         }
     }

@@ -1,0 +1,337 @@
+//! `agent stacks` against programs that say where their threads are, against eu-stack, and against what must not happen
+//! to a target.
+#![allow(clippy::disallowed_methods, reason = "a test: it starts programs and reads files")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::{Child, SOON, agent, cont, gaps_at, has_tool, json, row, rows, run, skip, state_in, stop, wait_until};
+use nix::sys::ptrace;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+fn stacks(pid: u32, options: &[&str]) -> Value {
+    json(["stacks", "--flat", "--pid", &pid.to_string()].iter().chain(options))
+}
+
+/// The row of one thread of a flat listing.
+fn thread(envelope: &Value, tid: &Value) -> Value {
+    let mut found = rows(envelope).iter().filter(|row| row["threads"][0]["tid"] == *tid);
+    found.next().unwrap_or_else(|| panic!("no thread {tid}")).clone()
+}
+
+fn functions(row: &Value) -> Vec<String> {
+    let frames = row["frames"].as_array().expect("frames");
+    frames.iter().map(|frame| frame["function"].as_str().unwrap_or("?").to_owned()).collect()
+}
+
+/// Whether the names of `chain` stand in `functions` one after the other.
+fn contains_chain(functions: &[String], chain: &Value) -> bool {
+    let chain: Vec<&str> = chain.as_array().expect("a chain").iter().filter_map(Value::as_str).collect();
+    functions.windows(chain.len()).any(|window| window == chain)
+}
+
+/// Every thread of the target is there, runs or waits by itself, and has no tracer.
+fn assert_unharmed(pid: u32) {
+    for tid in common::threads(pid) {
+        let directory = format!("/proc/{pid}/task/{tid}");
+        let status = fs::read_to_string(format!("{directory}/status")).expect("status");
+        assert!(status.contains("TracerPid:\t0\n"), "thread {tid} has a tracer");
+        let letter = state_in(directory.as_ref());
+        assert!(matches!(letter, Some('R' | 'S' | 'D')), "thread {tid} is {letter:?}");
+    }
+}
+
+#[test]
+fn says_of_500_blocked_threads_where_they_are_without_a_stop() {
+    let target = Child::target("threads", &["-O2"], ["500"]);
+    let seen = stacks(target.pid(), &["--stop", "never"]);
+    for said in &target.truth {
+        let row = thread(&seen, &said["tid"]);
+        assert_eq!(row["threads"][0]["name"], said["name"]);
+        assert_eq!(row["system_call"], said["syscall"], "{row}");
+        assert_eq!(row["method"], "no_stop", "{row}");
+        assert_eq!(row["complete"], true, "{row}");
+        assert!(
+            contains_chain(&functions(&row), &said["chain"]),
+            "{:?} is not in {:?}",
+            said["chain"],
+            functions(&row)
+        );
+    }
+    assert_eq!(target.truth.len(), 500);
+    assert_eq!(rows(&seen).len(), 501);
+    assert_eq!(seen["cost"]["stops"], 0);
+    assert_eq!(seen["gaps"], json!([]));
+}
+
+#[test]
+fn unoptimized_code_is_right_or_said_to_need_a_stop() {
+    let target = Child::target("threads", &["-O0"], ["60"]);
+    let never = stacks(target.pid(), &["--stop", "never"]);
+    for said in &target.truth {
+        let row = thread(&never, &said["tid"]);
+        if row["complete"] == true {
+            assert!(contains_chain(&functions(&row), &said["chain"]), "{row}");
+        } else {
+            assert_eq!(row["end"], "needs_register", "{row}");
+        }
+    }
+    assert_eq!(never["cost"]["stops"], 0);
+    let auto = stacks(target.pid(), &[]);
+    for said in &target.truth {
+        let row = thread(&auto, &said["tid"]);
+        assert_eq!(row["complete"], true, "{row}");
+        assert!(contains_chain(&functions(&row), &said["chain"]), "{row}");
+    }
+    assert_unharmed(target.pid());
+}
+
+#[test]
+fn equal_stacks_are_one_row() {
+    let target = Child::target("threads", &["-O2"], ["200"]);
+    let seen = json(["stacks", "--pid", &target.pid().to_string()]);
+    let all = rows(&seen);
+    assert!(all.len() < 60, "{} rows", all.len());
+    let counts: Vec<u64> = all.iter().map(|row| row["count"].as_u64().expect("a count")).collect();
+    assert_eq!(counts.iter().sum::<u64>(), 201);
+    assert!(counts.is_sorted_by(|a, b| a >= b), "{counts:?}");
+    assert_eq!(seen["data"]["summary"]["threads"], 201);
+}
+
+#[test]
+fn a_running_thread_is_held_once_and_goes_on() {
+    let target = Child::target("spinner", &["-O2"], [""; 0]);
+    let said = target.truth[0].clone();
+    let seen = stacks(target.pid(), &[]);
+    let row = thread(&seen, &said["tid"]);
+    assert_eq!(row["method"], "stopped");
+    assert_eq!(row["complete"], true, "{row}");
+    assert!(contains_chain(&functions(&row), &said["chain"]), "{:?}", functions(&row));
+    assert_eq!(seen["cost"]["stops"], 1);
+    assert_unharmed(target.pid());
+
+    let never = stacks(target.pid(), &["--stop", "never"]);
+    let row = thread(&never, &said["tid"]);
+    assert_eq!((&row["method"], &row["state"]), (&json!("syscall_only"), &json!("running")));
+    let gap = gaps_at(&never, "/rows/")[0];
+    assert!(gap["remedy"].as_str().is_some_and(|text| text.contains("--stop=auto")), "{gap}");
+    assert_eq!(never["cost"]["stops"], 0);
+}
+
+#[test]
+fn a_stack_of_10000_frames_is_read_whole_or_said_to_be_cut() {
+    let target = Child::target("deep", &["-O2"], ["10000"]);
+    let said = target.truth[0].clone();
+    let whole = stacks(target.pid(), &["--max-frames", "65536", "--stop", "never"]);
+    let row = thread(&whole, &said["tid"]);
+    assert_eq!(row["complete"], true, "{}", row["end"]);
+    assert_eq!(functions(&row).iter().filter(|name| *name == "recurse").count(), 10_000);
+    let cut = run(["stacks", "--flat", "--stop", "never", "--pid", &target.pid().to_string()]);
+    assert_eq!(cut.status, 4, "{}", cut.stderr);
+    let envelope: Value = serde_json::from_slice(&cut.stdout).expect("JSON");
+    let row = thread(&envelope, &said["tid"]);
+    assert_eq!((row["frames"].as_array().map(Vec::len), &row["end"]), (Some(256), &json!("truncated")));
+    assert!(gaps_at(&envelope, "/rows/").iter().any(|gap| gap["reason"] == "limit_reached"));
+}
+
+#[test]
+fn no_system_call_of_a_blocked_thread_is_interrupted() {
+    let mut target = Child::target("eintr_counter", &["-O2"], [""; 0]);
+    for options in [&["--stop", "never"][..], &[], &[], &["--stop", "never"]] {
+        let seen = stacks(target.pid(), options);
+        assert_eq!(seen["cost"]["stops"], 0);
+    }
+    target.tell("");
+    for said in target.answer() {
+        assert_eq!(said["eintr"], 0, "{said}");
+    }
+}
+
+#[test]
+fn killed_at_any_moment_it_leaves_the_target_running() {
+    let target = Child::target("spinner", &["-O0"], [""; 0]);
+    let blocked = Child::target("threads", &["-O0"], ["40"]);
+    // One whole run tells how long to let the others live.
+    let started = std::time::Instant::now();
+    stacks(blocked.pid(), &[]);
+    let whole = started.elapsed();
+    let mut seed = 7_u64;
+    for round in 0..60 {
+        let pid = if round % 2 == 0 { target.pid() } else { blocked.pid() };
+        let mut doomed = agent();
+        doomed.args(["stacks", "--pid", &pid.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut doomed = doomed.spawn().expect("the agent");
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let share = (seed >> 33) as f64 / f64::from(1_u32 << 31);
+        // The moment is what is tested: it comes by chance, not by a condition.
+        std::thread::sleep(whole.mul_f64(share));
+        let _ = doomed.kill();
+        doomed.wait().expect("its end");
+        wait_until("a target without a tracer", SOON, || {
+            common::threads(pid)
+                .iter()
+                .all(|tid| !matches!(state_in(format!("/proc/{pid}/task/{tid}").as_ref()), Some('t' | 'T')))
+        });
+        assert_unharmed(pid);
+    }
+}
+
+#[test]
+fn a_stopped_target_stays_stopped_and_gives_the_same_bytes() {
+    let target = Child::target("threads", &["-O2"], ["30"]);
+    stop(target.pid());
+    let first = stacks(target.pid(), &[]);
+    let second = stacks(target.pid(), &[]);
+    assert_eq!(first["digest"], second["digest"]);
+    for tid in common::threads(target.pid()) {
+        assert_eq!(state_in(format!("/proc/{}/task/{tid}", target.pid()).as_ref()), Some('T'));
+    }
+    cont(target.pid());
+    let row = thread(&first, &target.truth[0]["tid"]);
+    assert_eq!(row["state"], "stopped");
+    assert!(contains_chain(&functions(&row), &target.truth[0]["chain"]), "{row}");
+}
+
+#[test]
+fn a_target_with_a_tracer_is_read_as_far_as_it_can_be() {
+    let target = Child::target("spinner", &["-O2"], [""; 0]);
+    let tid = target.truth[0]["tid"].as_i64().expect("a tid");
+    let pid = Pid::from_raw(i32::try_from(tid).expect("a tid"));
+    ptrace::seize(pid, ptrace::Options::empty()).expect("a tracer");
+    let answer = run(["stacks", "--flat", "--pid", &target.pid().to_string()]);
+    assert_eq!(answer.status, 3, "{}", answer.stderr);
+    let seen = answer.json();
+    let row = thread(&seen, &target.truth[0]["tid"]);
+    assert_eq!(row["method"], "syscall_only");
+    assert!(gaps_at(&seen, "/rows/").iter().any(|gap| gap["errno"] == "EPERM"), "{}", seen["gaps"]);
+    ptrace::interrupt(pid).expect("an interrupt");
+    waitpid(pid, Some(nix::sys::wait::WaitPidFlag::__WALL)).expect("a stop");
+    ptrace::detach(pid, None).expect("detached");
+}
+
+#[test]
+fn a_zombie_and_a_dead_process_have_their_answers() {
+    let target = Child::target("zombie", &[], [""; 0]);
+    let zombie = target.truth.iter().find_map(|line| line["zombie"].as_u64().or(line["pid"].as_u64()));
+    let Some(zombie) = zombie else { panic!("no zombie in {:?}", target.truth) };
+    let answer = run(["stacks", "--pid", &zombie.to_string()]);
+    assert!(matches!(answer.status, 3 | 5), "{}: {}", answer.status, answer.stderr);
+    let gone = {
+        let mut child = Command::new("true").spawn().expect("true");
+        let pid = child.id();
+        child.wait().expect("its end");
+        pid
+    };
+    assert_eq!(run(["stacks", "--pid", &gone.to_string()]).status, 5);
+}
+
+/// The function names that eu-stack prints for each thread, innermost first.
+fn eu_stack(pid: u32) -> BTreeMap<u64, Vec<(u64, String)>> {
+    let output = Command::new("eu-stack").args(["-p", &pid.to_string()]).output().expect("eu-stack");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut threads: BTreeMap<u64, Vec<(u64, String)>> = BTreeMap::new();
+    let mut current = 0;
+    for line in text.lines() {
+        if let Some(tid) = line.strip_prefix("TID ") {
+            current = tid.trim_end_matches(':').parse().expect("a tid");
+        } else if line.starts_with('#') {
+            let mut words = line.split_whitespace().skip(1);
+            let address = words.next().and_then(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
+            let name = words.next().unwrap_or("?").to_owned();
+            threads.entry(current).or_default().push((address.expect("an address"), name));
+        }
+    }
+    threads
+}
+
+fn compare_with_eu_stack(name: &str, pid: u32) {
+    if !has_tool("eu-stack") {
+        return skip(name, "eu-stack is not installed");
+    }
+    let peer = eu_stack(pid);
+    let seen = stacks(pid, &[]);
+    assert!(!peer.is_empty(), "eu-stack printed nothing");
+    for (tid, frames) in peer {
+        let row = thread(&seen, &json!(tid));
+        assert_eq!(row["complete"], true, "{row}");
+        let ours: Vec<u64> = row["frames"]
+            .as_array()
+            .expect("frames")
+            .iter()
+            .map(|frame| {
+                let text = frame["address"].as_str().expect("an address");
+                u64::from_str_radix(text.trim_start_matches("0x"), 16).expect("hex")
+            })
+            .collect();
+        // eu-stack prints return addresses one less, so that they lie in the call.
+        let theirs: Vec<u64> = frames.iter().map(|(address, _)| *address).collect();
+        let same = ours.len() == theirs.len()
+            && ours.iter().zip(&theirs).all(|(our, their)| our == their || *our == their.wrapping_add(1));
+        assert!(same, "{name}, thread {tid}:\n{ours:x?}\n{theirs:x?}");
+    }
+}
+
+#[test]
+fn agrees_with_eu_stack_on_redis() {
+    if !has_tool("redis-server") {
+        return skip("agrees_with_eu_stack_on_redis", "redis-server is not installed");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("s");
+    let mut command = Command::new("redis-server");
+    command.args(["--port", "0", "--save", "", "--logfile", ""]).arg("--unixsocket").arg(&socket);
+    let target = Child::start(command.current_dir(directory.path()));
+    wait_until("redis to listen", SOON, || socket.exists());
+    wait_until("redis to be idle", SOON, || common::state(target.pid()) == Some('S'));
+    compare_with_eu_stack("agrees_with_eu_stack_on_redis", target.pid());
+    let seen = stacks(target.pid(), &[]);
+    let main = thread(&seen, &json!(target.pid()));
+    assert_eq!(main["system_call"], "epoll_wait");
+    assert!(functions(&main).iter().any(|name| name == "aeMain"), "{:?}", functions(&main));
+}
+
+#[test]
+fn agrees_with_eu_stack_on_python() {
+    if !has_tool("python3") {
+        return skip("agrees_with_eu_stack_on_python", "python3 is not installed");
+    }
+    let text = "import threading, time\n\
+                for n in range(3): threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n\
+                print('\"ready\"', flush=True)\n\
+                time.sleep(600)\n";
+    let target = Child::ready(Command::new("python3").args(["-c", text]));
+    wait_until("python's threads to sleep", Duration::from_secs(30), || {
+        let tids = common::threads(target.pid());
+        tids.len() == 4
+            && tids.iter().all(|tid| state_in(format!("/proc/{}/task/{tid}", target.pid()).as_ref()) == Some('S'))
+    });
+    compare_with_eu_stack("agrees_with_eu_stack_on_python", target.pid());
+}
+
+#[test]
+fn without_rights_the_threads_are_listed_and_the_rest_is_a_gap() {
+    if !common::is_root() {
+        return skip("without_rights_the_threads_are_listed_and_the_rest_is_a_gap", "needs root to be another user");
+    }
+    let target = Child::target("threads", &["-O2"], ["10"]);
+    let installed = common::Installed::new();
+    let mut command = installed.as_user(65534, 65534);
+    let answer = common::Answer::of(command.args(["stacks", "--flat", "--pid", &target.pid().to_string()]));
+    assert_eq!(answer.status, 3, "{}", answer.stderr);
+    let seen = answer.json();
+    assert_eq!(rows(&seen).len(), 11);
+    for said in &target.truth {
+        let row = thread(&seen, &said["tid"]);
+        assert_eq!((&row["threads"][0]["name"], &row["method"]), (&said["name"], &json!("syscall_only")));
+    }
+    let gap = gaps_at(&seen, "/rows/-/frames")[0];
+    assert_eq!(gap["reason"], "permission_denied");
+    assert!(gap["remedy"].as_str().is_some_and(|text| text.starts_with("kubectl debug")), "{gap}");
+    let _ = row(&json(["ps", "--pid", &target.pid().to_string()]), "pid", target.pid());
+}
