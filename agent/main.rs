@@ -62,15 +62,12 @@ fn usage(error: &clap::Error) -> ExitCode {
         agent_output::tell(error.to_string().trim_start_matches("error: ").trim_end());
         return Status::Usage.into();
     }
-    match agent_output::print_text(&error.to_string()) {
-        Ok(_) => Status::Complete.into(),
-        Err(_) => Status::Failed.into(),
-    }
+    printed(agent_output::print_text(&error.to_string()))
 }
 
 fn print_schema(matches: &ArgMatches) -> ExitCode {
     let pretty = std::io::stdout().is_terminal();
-    let printed = match matches.get_one::<String>("command") {
+    let result = match matches.get_one::<String>("command") {
         Some(name) => {
             let schema = commands().find(|command| command.name == *name).map(|command| (command.schema)());
             agent_output::print_value(&schema, pretty)
@@ -81,7 +78,12 @@ fn print_schema(matches: &ArgMatches) -> ExitCode {
             agent_output::print_value(&all, pretty)
         }
     };
-    match printed {
+    printed(result)
+}
+
+/// The exit status of what has no envelope.
+fn printed(result: std::io::Result<Ended>) -> ExitCode {
+    match result {
         Ok(_) => Status::Complete.into(),
         Err(error) => {
             agent_output::tell(&format!("standard output: {error}"));

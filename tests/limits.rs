@@ -72,8 +72,7 @@ fn every_limit_is_what_prlimit_and_proc_say() {
     }
     // One that passes 2^53, one of 0, one that is lowered below what is in use.
     let limits = ["--fsize=9223372036854775807:9223372036854775807", "--core=0:7", "--data=4096:unlimited"];
-    let mut sleeper = Command::new("sleep");
-    let sleeper = Child::start(sleeper.arg("1000"));
+    let sleeper = Child::target("limits", &[], ["100", "50", "64"]);
     let pid = sleeper.pid().to_string();
     let set = Command::new("prlimit").args(["--pid", &pid]).args(limits).status().expect("prlimit");
     assert!(set.success());

@@ -244,7 +244,7 @@ fn assert_state(pid: &u64, ours: &Value, later: &Value, stat: &str) {
 
 /// ps puts the name in brackets where there are no arguments, and marks a zombie.
 fn assert_name_and_args(pid: &u64, ours: &Value, later: &Value, theirs: &BTreeMap<&str, String>) {
-    if ours["name"] != later["name"] || ours["args"] != later["args"] {
+    if ["name", "args", "state"].iter().any(|key| ours[key] != later[key]) {
         return;
     }
     let mark = if ours["state"] == "zombie" { " <defunct>" } else { "" };

@@ -87,6 +87,13 @@ impl Files {
         self.keyed(("cpu.stat", "nr_throttled"), ("cpu.stat", "nr_throttled"))
     }
 
+    fn limit_hits(&self) -> u64 {
+        match self.v2 {
+            true => self.keyed(("", ""), ("memory.events", "max")),
+            false => self.number("memory.failcnt", ""),
+        }
+    }
+
     fn oom_kills(&self) -> u64 {
         self.keyed(("memory.oom_control", "oom_kill"), ("memory.events", "oom_kill"))
     }
@@ -123,7 +130,7 @@ fn truth(pod: &Pod) -> Value {
         "pids": {"current": pids.number("pids.current", "pids.current"), "limit": "unlimited"},
     });
     if !memory.v2 {
-        truth["memory"]["failcnt"] = json!(memory.number("memory.failcnt", ""));
+        truth["memory"]["failcnt"] = json!(memory.limit_hits());
         truth["memory"]["hierarchical_limit_bytes"] = json!(MEMORY);
     }
     truth
@@ -186,15 +193,18 @@ fn a_throttled_pod_from_the_node_and_from_within() {
     let pod = start(spec("throttled", BURN));
     let cpu = Files::of("cpu", &pod.target_cgroup());
     wait_until("throttling", SOON, || cpu.nr_throttled() > 5);
-    // While it runs: nearly every period ends throttled, at the limit of 200 millicores.
+    // While it runs. How much of its quota it gets depends on who else runs.
     let (before, running, after) = (cpu.nr_throttled(), outside(&pod, &["--for", "1500ms"]), cpu.nr_throttled());
     let interval = &running["data"]["interval"];
     let own = &interval["throttled"][0];
     assert_eq!(own["path"], *pod.target_cgroup());
-    assert!((5..=after - before).contains(&own["nr_throttled"].as_u64().expect("a number")), "{own}");
-    assert!(own["throttled_permille"].as_u64() >= Some(500), "{own}");
+    let number = |key: &str| own[key].as_u64().unwrap_or_else(|| panic!("{key} in {own}"));
+    assert!((1..=after - before).contains(&number("nr_throttled")), "{own}");
+    assert_eq!(number("throttled_permille"), number("nr_throttled") * 1000 / number("nr_periods"));
+    assert!(number("throttled_us") > 0 && number("nr_periods") <= 30, "{own}");
     let used = interval["cpu"]["usage_millicores"].as_u64().expect("a number");
-    assert!((100..=300).contains(&used), "{interval}");
+    assert!((1..=300).contains(&used), "{interval}");
+    assert_eq!(interval["cpu"]["used_permille"], used * 1000 / 200);
     let nearest = running["data"]["nearest"].as_array().expect("nearest");
     assert!(nearest.iter().any(|near| near["name"] == "cpu" && near["limit"] == 200), "{nearest:?}");
     stop(&pod);
@@ -308,8 +318,12 @@ fn an_oom_kill_is_counted() {
         assert_eq!(seen["events"]["oom_kill"], memory.oom_kills());
         assert_eq!(seen["peak_bytes"], memory.number("memory.max_usage_in_bytes", "memory.peak"));
         assert!(seen["peak_bytes"].as_u64() >= Some(MEMORY - (1 << 20)), "{seen}");
-        let hits = if memory.v2 { &seen["events"]["max"] } else { &seen["failcnt"] };
-        assert!(hits.as_u64() > Some(0), "{seen}");
+        let own = if memory.v2 { &seen["events"]["max"] } else { &seen["failcnt"] };
+        assert_eq!(*own, memory.limit_hits());
+        // The limit of the pod is as high: which of the two was hit is chance.
+        if let Some(above) = seen["ancestors"].as_array().and_then(|above| above.first()) {
+            assert!(own.as_u64() > Some(0) || above["limit_hits"].as_u64() > Some(0), "{seen}");
+        }
     }
 }
 

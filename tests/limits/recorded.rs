@@ -211,7 +211,7 @@ fn nested_groups_of_a_node_with_the_tightest_named() {
     let pod = format!("/{pod}");
     let ancestors = json!([
         {"path": pod, "view": "target", "usage_bytes": 66_000_000, "limit_bytes": 67_108_864, "used_permille": 983,
-         "high_bytes": "unlimited", "oom_kill": 3},
+         "high_bytes": "unlimited", "limit_hits": 9, "oom_kill": 3},
         {"path": "/kubepods.slice", "view": "target", "usage_bytes": 1, "limit_bytes": "unlimited"},
         // The root group has no such files.
         {"path": "/", "view": "target"},
@@ -313,6 +313,19 @@ fn what_a_mount_table_does_not_show_is_a_gap() {
 }
 
 #[test]
+fn a_bottomless_nest_of_groups_is_cut_off() {
+    let tree = Tree::new(&format!("0::{}\n", "/g".repeat(200)), V2);
+    tree.group(&"g/".repeat(200), &[("memory.current", "1\n"), ("memory.max", "8\n")]);
+    let answer = common::run(["limits", "--proc", tree.path().to_str().expect("UTF-8")]);
+    assert_eq!(answer.status, 4, "{}", answer.stderr);
+    let envelope: Value = serde_json::from_slice(&answer.stdout).expect("JSON");
+    let memory = &envelope["data"]["cgroup"]["memory"];
+    assert_eq!(memory["ancestors"].as_array().map(Vec::len), Some(31));
+    assert_eq!(memory["tightest"]["left_bytes"], 7);
+    assert_eq!(gaps_at(&envelope, "/cgroup/memory/ancestors")[0]["reason"], "limit_reached");
+}
+
+#[test]
 fn a_tree_that_means_harm_is_not_followed_and_does_not_hang() {
     let tree = Tree::new("0::/\n", V2);
     tree.group("", &[("memory.max", "max\n"), ("cpu.stat", "usage_usec 5\n"), ("pids.current", "many\n")]);
@@ -368,8 +381,8 @@ fn a_tree_without_the_rest_has_gaps_for_it() {
     // cpu_time comes from stat; processes, open_files and pending_signals have no source.
     let rows = envelope["data"]["limits"].as_array().expect("limits");
     assert_eq!(rows[0]["used"], 154);
-    for index in 1..4 {
-        assert!(rows[index].get("used").is_none(), "{}", rows[index]);
+    for (index, row) in rows.iter().enumerate().skip(1) {
+        assert!(row.get("used").is_none(), "{row}");
         assert_eq!(gaps_at(&envelope, &format!("/limits/{index}/used")).len(), 1);
     }
     // In a recorded tree no time goes by.

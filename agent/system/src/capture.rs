@@ -125,9 +125,7 @@ pub fn may_capture(run: &Run) -> Result<(), Failure> {
         return Err(fail(Cause::Unsupported("a recorded tree has no packets")));
     }
     run.permit(Access::Socket, &SOCKET).map_err(fail)?;
-    rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)
-        .map(drop)
-        .map_err(fail)
+    rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None).map(drop).map_err(fail)
 }
 
 /// The network interfaces of our namespace, and `any`, in the library's order: up

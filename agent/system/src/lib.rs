@@ -21,6 +21,7 @@ pub mod format;
 pub mod gate;
 pub mod hidepid;
 pub mod interrupt;
+pub mod mapped_file;
 pub mod memory;
 pub mod own;
 pub mod own_file;

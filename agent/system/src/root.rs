@@ -99,6 +99,34 @@ pub(crate) fn open_regular(
     Ok((fd, stat))
 }
 
+impl Process<'_> {
+    /// Whether the file `path`, as the process would see it, is the inode `inode`. It
+    /// is not opened.
+    pub fn has_in_root(&self, path: &[u8], inode: u64) -> bool {
+        let Ok(c_path) = CString::new(path) else { return false };
+        let shown = [self.path().as_bytes(), b"/root", path].concat();
+        if !self.run().is_live() || self.run().permit(Access::Attributes, &Text::from_bytes(&shown)).is_err() {
+            return false;
+        }
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let root = rustix::fs::openat(self.fd(), c"root", flags | OFlags::DIRECTORY, Mode::empty());
+        root.and_then(|root| rustix::fs::openat2(root, &*c_path, flags, Mode::empty(), inside))
+            .and_then(rustix::fs::fstat)
+            .is_ok_and(|stat| stat.st_ino == inode)
+    }
+}
+
+impl<'r> TargetFile<'r> {
+    /// The regular file that `fd` is open on.
+    pub(crate) fn of(run: &'r Run, path: Text, pid: u32, fd: OwnedFd) -> Result<Self, Cause> {
+        let stat = is_regular(&fd).map_err(|_| Cause::Malformed("not a regular file"))?;
+        let device = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+        let length = u64::try_from(stat.st_size).unwrap_or(0);
+        Ok(Self { run, path, pid, fd, length, device, inode: stat.st_ino })
+    }
+}
+
 impl TargetFile<'_> {
     /// Where it was found.
     pub fn path(&self) -> &Text {

@@ -24,7 +24,8 @@ impl Process<'_> {
         let root = self.root_directory()?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let list = rustix::fs::openat2(&root, c_path, flags, Mode::empty(), inside).map_err(|errno| fail(errno.into()))?;
+        let list =
+            rustix::fs::openat2(&root, c_path, flags, Mode::empty(), inside).map_err(|errno| fail(errno.into()))?;
         let mut buffer = vec![MaybeUninit::<u8>::uninit(); 32 << 10];
         let mut entries = RawDir::new(list, &mut buffer);
         let mut names = Vec::new();

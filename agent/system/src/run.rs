@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use agent_model::{Gap, Target, Text};
 use agent_session::{Access, Ledger, Refusal, Session};
 
+use crate::format::Stream;
 use crate::gate::{self, Subject};
 use crate::parse;
 use crate::rights::{Approach, Rights};
-use crate::format::Stream;
 use crate::{Capabilities, Directory, Failure, Process, clock, own, proc, stop};
 
 /// Where a run looks.

@@ -70,9 +70,7 @@ pub fn find(run: &Run, selector: &Selector, command: &str) -> Result<u32, Target
     if let Some(pid) = selector.pid {
         return match run.process(pid).and_then(|process| process.stat(&mut Vec::with_capacity(1024))) {
             Ok(_) => Ok(pid),
-            Err(failure) if failure.is_exited() || failure.is_not_found() => {
-                Err(not_found(run, &pid.to_string()))
-            }
+            Err(failure) if failure.is_exited() || failure.is_not_found() => Err(not_found(run, &pid.to_string())),
             Err(failure) if failure.is_denied() && run.hidden().is_some() => Err(not_found(run, &pid.to_string())),
             Err(failure) => Err(failure.into()),
         };

@@ -50,11 +50,11 @@ mod dynamic;
 mod facts;
 mod headers;
 mod links;
+mod list;
 mod notes;
 mod source;
-mod symbols;
-mod list;
 mod strings;
+mod symbols;
 mod tables;
 mod versions;
 

@@ -55,11 +55,8 @@ pub fn of<S: Source>(elf: &ElfFile<S>) -> Hardening {
         (Some(_), false) => "partial",
         (None, _) => "none",
     };
-    let by_name = if facts.is_dynamic && facts.elf_type != ElfType::StaticPie {
-        Some(imported(elf))
-    } else {
-        linked_in(elf)
-    };
+    let by_name =
+        if facts.is_dynamic && facts.elf_type != ElfType::StaticPie { Some(imported(elf)) } else { linked_in(elf) };
     let has_features = matches!(facts.machine, Machine::X86_64 | Machine::I386 | Machine::AARCH64);
     let feature = |bit: fn(crate::elf::Features) -> bool| has_features.then(|| facts.features.is_some_and(bit));
     Hardening {

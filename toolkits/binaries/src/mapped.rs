@@ -242,6 +242,14 @@ pub fn open<'r>(
         }
         Err(failure) => (failure, false),
     };
+    // The kernel still has the file that is mapped, whatever became of its name.
+    if (mapped.deleted || replaced)
+        && let Some(file) = nameless(process, mapped)
+    {
+        let image = Image::File(Arc::new(file));
+        let elf = ElfFile::parse(image.clone())?;
+        return Ok(Opened { elf, image, from_memory: false, file_failure: None, replaced });
+    }
     let Some(memory) = memory else { return Err(failure.into()) };
     let image = Image::Memory { memory: Arc::clone(memory), avma: extent(mapped) };
     match ElfFile::parse_mapped(image.clone(), mapped.start()) {
@@ -249,6 +257,18 @@ pub fn open<'r>(
         Err(ElfError::NotElf) => Err(ElfError::NotElf.into()),
         Err(_) => Err(failure.into()),
     }
+}
+
+/// The file that is mapped, by the links that lead to it and not to its path: that
+/// of the executable, and those of `map_files`, which few may follow.
+fn nameless<'r>(process: &Process<'r>, mapped: &Mapped) -> Option<TargetFile<'r>> {
+    let is_it = |file: &TargetFile<'_>| file.inode == mapped.inode && file.device == mapped.device;
+    let first = mapped.pieces.first()?;
+    let executable = process.link("exe").ok()?;
+    let executable = executable.strip_suffix(b" (deleted)").unwrap_or(&executable);
+    let by_executable =
+        if executable == mapped.path { process.open_executable().ok().filter(is_it) } else { None };
+    by_executable.or_else(|| process.open_mapped(&first.avma).ok())
 }
 
 const NOT_FOUND: agent_system::Errno = agent_system::Errno::NOENT;

@@ -66,7 +66,8 @@ pub struct Options {
 /// The mappings of the target, and totals.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Mappings {
-    /// One entry each, by `start`; absent with --summary.
+    /// One entry each, by `start`; absent with --summary, and where they could not
+    /// be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows: Option<Vec<Mapping>>,
     /// Totals over all of them.
@@ -103,9 +104,12 @@ What it costs the target: while the kernel counts pages it holds the lock of the
 target's address space (mmap_lock) for reading, so that the target's own mmap(2),
 munmap(2) and brk(2) wait, and page faults may. It lets go of it after each piece of
 4 KiB of text, which is about five mappings, so a wait is as long as the count of
-one large mapping: about 1 ms for each GiB that is in memory in small pages.
---summary is one walk in the kernel, which lets go when somebody waits. --no-smaps
-counts nothing and is the gentlest look.
+one large mapping: about 20 ms for each GiB that is in memory in small pages.
+--summary is one such walk, which lets go between mappings when somebody waits.
+--no-smaps counts nothing and is the gentlest look.
+
+How pages are shared depends on the other processes of the machine: of a target that
+stands still, `pss_bytes` and the split into shared and private may still change.
 
 Nothing is stopped for it. Mappings that come or go meanwhile are a gap, as is a
 thread whose stack pointer is not shown because it runs. A stack is said to be a
@@ -175,7 +179,9 @@ fn all(run: &Run, process: &Process<'_>, options: &Options) -> Result<Gathered<M
     let leader_is_gone = matches!(stat.state, b'Z' | b'X' | b'x');
     let holder = if leader_is_gone && stat.threads > 1 { other_thread(process) } else { None };
     let holder: &Directory<'_> = holder.as_ref().unwrap_or(process);
-    read(run, holder, options, &mut builder, &mut gaps)?;
+    if !read(run, holder, options, &mut builder, &mut gaps)? {
+        return Ok(Gathered { data: Mappings { rows: None, summary: Summary::default() }, gaps });
+    }
     builder.end();
     let mut stacks = if stat.threads > 1 { threads::stacks(run, process) } else { Stacks::default() };
     gaps.append(&mut stacks.gaps);
@@ -204,36 +210,35 @@ fn other_thread<'r>(process: &Process<'r>) -> Option<Directory<'r>> {
     })
 }
 
-/// Reads `smaps`, or `maps` where that is wanted or `smaps` cannot be had.
+/// Reads `smaps`, or `maps` where that is wanted or `smaps` cannot be had. False
+/// when neither can: then there is a gap.
 fn read(
     run: &Run,
     holder: &Directory<'_>,
     options: &Options,
     builder: &mut Builder,
     gaps: &mut Vec<Gap>,
-) -> Result<(), Failure> {
-    if !options.no_smaps {
-        let failure = match lines(holder, "smaps", |line| builder.line(line)) {
-            Ok(()) => return Ok(()),
+) -> Result<bool, Failure> {
+    let files: &[&str] = if options.no_smaps { &["maps"] } else { &["smaps", "maps"] };
+    for &file in files {
+        let failure = match lines(holder, file, |line| builder.line(line)) {
+            Ok(()) => return Ok(true),
             Err(failure) => failure,
         };
         if builder.count > 0 {
             gaps.push(run.gap("/rows", &failure).detail("the mappings after the last one listed were not read"));
-            return Ok(());
+            return Ok(true);
         }
         if failure.is_exited() {
             return Err(failure);
         }
-        gaps.push(run.gap("/summary/rss_bytes", &failure).detail("no figures: only what maps has"));
-    }
-    match lines(holder, "maps", |line| builder.line(line)) {
-        Ok(()) => Ok(()),
-        Err(failure) if builder.count > 0 => {
-            gaps.push(run.gap("/rows", &failure).detail("the mappings after the last one listed were not read"));
-            Ok(())
+        if file == "smaps" {
+            gaps.push(run.gap("/summary/rss_bytes", &failure).detail("no figures: only what maps has"));
+        } else {
+            gaps.push(run.gap("/rows", &failure));
         }
-        Err(failure) => Err(failure),
     }
+    Ok(false)
 }
 
 /// Adds what `numa_maps` says.

@@ -11,7 +11,7 @@ mod table;
 mod tcp;
 mod words;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use agent_model::{Gap, Gathered, Listing, Reason, Wide};
 use agent_system::collector::TargetUse;
@@ -64,6 +64,9 @@ Rows come by protocol (tcp, mptcp, udp, udplite, icmp, raw, unix, packet, netlin
 vsock, other), family, local address and port, remote address and port (unix: name),
 inode. `other` are sockets that a process holds and no table shows: a TCP socket that
 was not bound yet, or another family.
+
+Of a TCP connection it shows what tells at a glance how it is doing (round-trip time,
+window, losses, rates); --info adds the rest of tcp_info and the memory of each socket.
 
 The same state gives the same answer: what ticks although nothing happens (the time
 until a timer goes off, the time since data came, the time that a connection was busy)
@@ -123,6 +126,22 @@ load its modules tcp_diag, udp_diag and unix_diag, as ss(8) does.
         }
         Ok(Gathered { data: Listing { rows, summary }, gaps })
     }
+}
+
+/// The sockets of the target's network namespace whose inodes are in `wanted`, by
+/// inode, without their owners; and the gaps of the tables, whose places are `/rows`.
+/// Descriptors are joined with it.
+///
+/// # Errors
+///
+/// When the network namespace cannot be looked at at all.
+pub fn by_inode(run: &Run, wanted: &HashSet<u64>) -> Result<(HashMap<u64, Socket>, Vec<Gap>), Failure> {
+    let place = Place::find(run)?;
+    let options = Options { no_owners: true, ..Options::default() };
+    let mut tables = Tables::new(run, &place, &options);
+    tables.read();
+    let found = tables.rows.into_iter().filter(|row| wanted.contains(&row.inode));
+    Ok((found.map(|row| (row.inode, row)).collect(), tables.gaps))
 }
 
 /// Names the owners of each socket, and leaves out those that only the agent has.

@@ -208,11 +208,7 @@ const CHECKS: &[Check] = &[
     Check { evidence: "maps", commands: &["maps", "modules", "stacks"], attempt: |_, p| p.may_open("maps") },
     Check { evidence: "smaps", commands: &["maps"], attempt: |_, p| p.may_open("smaps") },
     Check { evidence: "descriptor_details", commands: &["fds"], attempt: |_, p| p.directory("fdinfo").map(drop) },
-    Check {
-        evidence: "descriptors",
-        commands: &["fds", "sockets"],
-        attempt: descriptors,
-    },
+    Check { evidence: "descriptors", commands: &["fds", "sockets"], attempt: descriptors },
     Check { evidence: "environment", commands: &[], attempt: |_, p| p.may_open("environ") },
     Check { evidence: "io", commands: &[], attempt: |_, p| p.may_open("io").and_then(|()| read(p, "io")) },
     Check { evidence: "system_calls", commands: &["stacks"], attempt: |_, p| read(p, "syscall") },

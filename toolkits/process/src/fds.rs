@@ -2,12 +2,14 @@
 
 mod info;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use agent_model::{Gap, Gathered, Listing, Noted, Reason, Text, Wide};
+use agent_network::sockets::{self, Socket};
 use agent_system::parse::{self, Mount};
 use agent_system::proc::{Attributes, FileType};
-use agent_system::{Capability, Collector, Directory, Failure, NoOptions, Process, Run, in_halves};
+use agent_system::{Capability, Collector, Directory, Failure, Process, Run, in_halves};
+use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -15,6 +17,14 @@ pub use info::Extra;
 
 /// The collector of descriptors.
 pub struct Fds;
+
+/// Options of `fds`.
+#[derive(Debug, Clone, Default, Args, Serialize, JsonSchema)]
+pub struct Options {
+    /// Do not look up what the sockets are connected to
+    #[arg(long)]
+    no_sockets: bool,
+}
 
 /// One descriptor.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -72,6 +82,10 @@ pub struct Row {
     /// What only some types have.
     #[serde(flatten)]
     pub extra: Box<Extra>,
+    /// A socket: protocol, addresses, state, queues, as in `sockets`. Absent where no
+    /// table of the network namespace has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<Box<Socket>>,
 }
 
 /// Totals over the descriptors.
@@ -105,13 +119,16 @@ still tells is shown, and the rest is a gap.
   agent fds --name redis-server -o ndjson | jq 'select(.deleted)'";
     const CAPABILITIES: &'static [Capability] =
         &[Capability::SYS_PTRACE, Capability::DAC_READ_SEARCH, Capability::DAC_OVERRIDE];
-    type Options = NoOptions;
+    type Options = Options;
     type Data = Listing<Row, Summary>;
 
-    fn collect(run: &Run, _: &NoOptions) -> Result<Gathered<Self::Data>, Failure> {
+    fn collect(run: &Run, options: &Options) -> Result<Gathered<Self::Data>, Failure> {
         let process = run.target_process()?;
         let (looker, ids, mut gaps) = Looker::open(run, &process)?;
-        let rows = in_halves(&ids, WORTH_A_THREAD, |some| looker.some(some));
+        let mut rows = in_halves(&ids, WORTH_A_THREAD, |some| looker.some(some));
+        if !options.no_sockets {
+            join_sockets(run, &mut rows, &mut gaps);
+        }
         let limits = soft_and_hard(&process);
         if let Err(failure) = &limits {
             gaps.push(run.gap("/summary/soft_limit", failure));
@@ -120,20 +137,42 @@ still tells is shown, and the rest is a gap.
     }
 }
 
+/// Says of each socket what it is connected to.
+fn join_sockets(run: &Run, rows: &mut [Noted<Row>], gaps: &mut Vec<Gap>) {
+    let is_socket = |row: &&mut Noted<Row>| row.value.kind == "socket";
+    let wanted: HashSet<u64> =
+        rows.iter_mut().filter(is_socket).filter_map(|row| row.value.inode.map(|inode| inode.0)).collect();
+    if wanted.is_empty() {
+        return;
+    }
+    match sockets::by_inode(run, &wanted) {
+        Ok((found, about_tables)) => {
+            for row in rows.iter_mut().filter(is_socket) {
+                // The same socket may be open twice.
+                let socket = row.value.inode.and_then(|inode| found.get(&inode.0)).cloned();
+                row.value.socket = socket.map(Box::new);
+            }
+            gaps.extend(about_tables.into_iter().map(|gap| Gap { at: "/rows/-/socket".to_owned(), ..gap }));
+        }
+        Err(failure) => gaps.push(run.gap("/rows/-/socket", &failure)),
+    }
+}
+
 /// Below this many descriptors a second thread costs more than it gives.
 const WORTH_A_THREAD: usize = 512;
 
 /// What every row needs.
-struct Looker<'r> {
+struct Looker<'a, 'r> {
     run: &'r Run,
+    process: &'a Process<'r>,
     /// `/proc/PID/fd`, unless it was denied.
     links: Option<Directory<'r>>,
     infos: Result<Directory<'r>, Failure>,
     mounts: HashMap<u64, Mount>,
 }
 
-impl<'r> Looker<'r> {
-    fn open(run: &'r Run, process: &Process<'r>) -> Result<(Self, Vec<u32>, Vec<Gap>), Failure> {
+impl<'a, 'r> Looker<'a, 'r> {
+    fn open(run: &'r Run, process: &'a Process<'r>) -> Result<(Self, Vec<u32>, Vec<Gap>), Failure> {
         let mut gaps = Vec::new();
         let mut text = Vec::new();
         let mounts = match process.read("mountinfo", &mut text) {
@@ -146,15 +185,15 @@ impl<'r> Looker<'r> {
         let infos = process.directory("fdinfo");
         let listed = process.directory("fd").and_then(|links| links.ids().map(|ids| (links, ids)));
         match listed {
-            Ok((links, ids)) => Ok((Self { run, links: Some(links), infos, mounts }, ids, gaps)),
+            Ok((links, ids)) => Ok((Self { run, process, links: Some(links), infos, mounts }, ids, gaps)),
             Err(denied) if denied.is_denied() => match infos.as_ref().map(Directory::ids) {
                 Ok(Ok(ids)) => {
                     gaps.push(run.gap("/rows/-/target", &denied).detail("the rest is what fdinfo tells"));
-                    Ok((Self { run, links: None, infos, mounts }, ids, gaps))
+                    Ok((Self { run, process, links: None, infos, mounts }, ids, gaps))
                 }
                 _ => {
                     gaps.push(run.gap("/rows", &denied));
-                    Ok((Self { run, links: None, infos: Err(denied), mounts }, Vec::new(), gaps))
+                    Ok((Self { run, process, links: None, infos: Err(denied), mounts }, Vec::new(), gaps))
                 }
             },
             Err(failure) => Err(failure),
@@ -207,12 +246,16 @@ impl<'r> Looker<'r> {
             mount_point: mount.map(|mount| Text::from_bytes(&mount.point)),
             fs_type: mount.map(|mount| Text::from_bytes(&mount.fs_type)),
             extra: Box::new(told.extra),
+            socket: None,
         };
         let is_named = row.kind == "file" || row.kind == "memfd";
         let mut path = link.unwrap_or_default();
         if is_named {
             gaps.extend(self.attributes(&name, &path, mount, &mut row));
-            if let Some(stripped) = path.strip_suffix(b" (deleted)") {
+            // A file may also be called so.
+            if let Some(stripped) = path.strip_suffix(b" (deleted)")
+                && (row.deleted || !row.inode.is_some_and(|inode| self.process.has_in_root(&path, inode.0)))
+            {
                 row.deleted = row.kind != "memfd";
                 path.truncate(stripped.len());
             }
@@ -236,7 +279,7 @@ impl<'r> Looker<'r> {
             Some(Gap::new("/type", Reason::Unsupported).path(Text::from_bytes(path)).detail(detail))
         };
         match mount {
-            Some(mount) if may_hang(&mount.fs_type) => {
+            Some(mount) if mount.may_hang() => {
                 row.kind = "unknown";
                 return unasked(&String::from_utf8_lossy(&mount.fs_type));
             }
@@ -289,16 +332,6 @@ fn describe(found: &Attributes, row: &mut Row) {
         }
         _ => row.kind = "unknown",
     }
-}
-
-/// File systems whose files are somebody else's to answer for: a server or a
-/// process that may be dead.
-fn may_hang(fs_type: &[u8]) -> bool {
-    const REMOTE: [&[u8]; 16] = [
-        b"nfs", b"nfs4", b"cifs", b"smb3", b"smbfs", b"ceph", b"9p", b"afs", b"lustre", b"gfs2", b"ocfs2", b"ncpfs",
-        b"coda", b"beegfs", b"gpfs", b"autofs",
-    ];
-    REMOTE.contains(&fs_type) || fs_type.starts_with(b"fuse")
 }
 
 /// What a link of `/proc/PID/fd` says; `file` for every path.
@@ -414,16 +447,6 @@ mod tests {
             ("something new", "unknown"),
         ] {
             assert_eq!(kind_of_link(link.as_bytes()), kind, "{link}");
-        }
-    }
-
-    #[test]
-    fn files_of_servers_and_user_space_are_not_asked() {
-        for remote in ["nfs4", "fuse", "fuse.sshfs", "fuseblk", "cifs", "9p"] {
-            assert!(may_hang(remote.as_bytes()), "{remote}");
-        }
-        for local in ["ext4", "overlay", "tmpfs", "xfs", "nfsd", "proc"] {
-            assert!(!may_hang(local.as_bytes()), "{local}");
         }
     }
 

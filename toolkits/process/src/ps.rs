@@ -145,7 +145,8 @@ struct Scan<'r> {
     ticks_per_second: u64,
     page_bytes: u64,
     own_pid: Option<u32>,
-    /// Our control groups, if the target has others.
+    /// Our control groups, if they are those of a container which is not the
+    /// target's.
     own_cgroup: Option<Vec<u8>>,
 }
 
@@ -159,7 +160,11 @@ impl<'r> Scan<'r> {
             boot_s = line.strip_prefix(b"btime ").and_then(parse::number);
             if boot_s.is_some() { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
         })?;
-        let own_cgroup = own::cgroup().filter(|own| run.is_live() && target_cgroup(run).is_some_and(|its| its != *own));
+        let own_cgroup = own::cgroup().filter(|own| {
+            run.is_live()
+                && is_container(own, own::namespace("cgroup"))
+                && target_cgroup(run).is_some_and(|its| its != *own)
+        });
         Ok(Self {
             run,
             boot_s: boot_s.unwrap_or(0),
@@ -247,7 +252,7 @@ impl<'r> Scan<'r> {
         }
         match process.link("exe") {
             Ok(path) => {
-                let deleted = path.strip_suffix(b" (deleted)");
+                let deleted = path.strip_suffix(b" (deleted)").filter(|_| !is_its_name(process, &path));
                 row.value.executable_deleted = Some(deleted.is_some());
                 row.value.executable = Some(Text::from_bytes(deleted.unwrap_or(&path)));
             }
@@ -278,6 +283,28 @@ impl<'r> Scan<'r> {
             }
         }
     }
+}
+
+/// Whether the executable is to be found under `path`, which ends as the kernel
+/// marks a deleted file, but may be its very name. A server is not asked.
+fn is_its_name(process: &Process<'_>, path: &[u8]) -> bool {
+    let mut text = Vec::new();
+    if process.read("mountinfo", &mut text).is_err() {
+        return false;
+    }
+    let mounts = parse::mounts(&text);
+    parse::Mount::of(path, &mounts).is_some_and(|mount| !mount.may_hang())
+        && process.attributes("exe").is_ok_and(|found| process.has_in_root(path, found.inode))
+}
+
+/// Whether who is in these control groups is in a container, and not in a session
+/// of a login on the host, say, where others are who are not the agent's own. In a
+/// control group namespace (whose inode is given) the name of the container does
+/// not show.
+fn is_container(cgroup: &[u8], namespace: Option<u64>) -> bool {
+    /// The first one (PROC_CGROUP_INIT_INO in linux/proc_ns.h).
+    const INITIAL: u64 = 0xEFFF_FFFB;
+    parse::container_id(cgroup).is_some() || namespace.is_some_and(|inode| inode != INITIAL)
 }
 
 fn target_cgroup(run: &Run) -> Option<Vec<u8>> {
@@ -389,6 +416,16 @@ mod tests {
     #[test]
     fn no_row_is_lost_in_a_cycle_or_without_its_parent() {
         assert_eq!(shape(vec![row(3, 4), row(4, 3), row(6, 77), row(8, 8)]), [(6, 0), (8, 0), (3, 0), (4, 1)]);
+    }
+
+    #[test]
+    fn only_a_container_is_the_agents_own() {
+        let id = "0123456789abcdef".repeat(4);
+        let docker = format!("0::/kubepods/pod7/{id}\n");
+        assert!(is_container(docker.as_bytes(), Some(0xEFFF_FFFB)));
+        assert!(is_container(b"0::/\n", Some(4_026_532_301)));
+        assert!(!is_container(b"0::/user.slice/user-0.slice/session-1.scope\n", Some(0xEFFF_FFFB)));
+        assert!(!is_container(b"4:memory:/\n0::/\n", None));
     }
 
     #[test]

@@ -19,6 +19,29 @@ pub struct Mount {
     pub super_options: Vec<u8>,
 }
 
+impl Mount {
+    /// Whether its files are somebody else's to answer for, a server or a process
+    /// that may be dead: looking at one can then take for ever.
+    pub fn may_hang(&self) -> bool {
+        const REMOTE: [&[u8]; 16] = [
+            b"nfs", b"nfs4", b"cifs", b"smb3", b"smbfs", b"ceph", b"9p", b"afs", b"lustre", b"gfs2", b"ocfs2",
+            b"ncpfs", b"coda", b"beegfs", b"gpfs", b"autofs",
+        ];
+        REMOTE.contains(&self.fs_type.as_slice()) || self.fs_type.starts_with(b"fuse")
+    }
+
+    /// The one of `mounts` that `path` is on, as long as no symbolic link leads
+    /// elsewhere.
+    pub fn of<'m>(path: &[u8], mounts: &'m [Self]) -> Option<&'m Self> {
+        let holds = |mount: &&Self| {
+            let point = mount.point.strip_suffix(b"/").unwrap_or(&mount.point);
+            path.strip_prefix(point).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+        };
+        // The last of those at one place covers the others.
+        mounts.iter().filter(holds).max_by_key(|mount| mount.point.len())
+    }
+}
+
 /// Parses `mountinfo`. Lines that break the format are left out.
 pub fn mounts(bytes: &[u8]) -> Vec<Mount> {
     bytes.split(|b| *b == b'\n').filter_map(mount).collect()
@@ -101,6 +124,26 @@ mod tests {
         assert_eq!(all[3].point, b"/mnt/with space\\");
         assert_eq!(all[0].device, (0, 315));
         assert_eq!(all[0].super_options, b"rw,lowerdir=/a:/b");
+    }
+
+    #[test]
+    fn files_of_servers_and_user_space_may_hang() {
+        let mount = |fs_type: &str| mounts(format!("1 2 0:3 / /x rw - {fs_type} s rw").as_bytes()).remove(0);
+        for remote in ["nfs4", "fuse", "fuse.sshfs", "fuseblk", "cifs", "9p"] {
+            assert!(mount(remote).may_hang(), "{remote}");
+        }
+        for local in ["ext4", "overlay", "tmpfs", "xfs", "nfsd", "proc"] {
+            assert!(!mount(local).may_hang(), "{local}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_on_the_deepest_mount_above_it() {
+        let text = b"1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / /data rw - nfs b rw\n3 1 0:3 / /data rw - tmpfs c rw\n";
+        let all = mounts(text);
+        let on = |path: &[u8]| Mount::of(path, &all).map(|mount| mount.id);
+        assert_eq!([on(b"/data/x"), on(b"/data"), on(b"/database"), on(b"/")], [Some(3), Some(3), Some(1), Some(1)]);
+        assert_eq!(on(b"relative"), None);
     }
 
     #[test]

@@ -124,7 +124,8 @@ fn entries<S: Source>(
         let block = (count - done).min(BLOCK);
         let Some(offset) = place.offset.checked_add(done * size as u64) else { break };
         let Ok(bytes) = read_vec(image.source, offset, block as usize * size) else { break };
-        let indices = versions.and_then(|at| read_vec(image.source, at.checked_add(done * 2)?, block as usize * 2).ok());
+        let indices =
+            versions.and_then(|at| read_vec(image.source, at.checked_add(done * 2)?, block as usize * 2).ok());
         for (at, chunk) in bytes.chunks_exact(size).enumerate() {
             let Ok(symbol) = chunk.pread_with::<Sym>(0, image.context) else { continue };
             let Some(name) = (symbol.st_name != 0).then(|| strings.get(symbol.st_name as u64)).flatten() else {

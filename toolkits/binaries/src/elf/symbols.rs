@@ -348,7 +348,11 @@ pub(super) fn from_section<S: Source>(
 
 /// The symbol table of `PT_DYNAMIC` has no size: its hash tables know how many
 /// symbols there are.
-pub(super) fn from_dynamic<S: Source>(image: &Image<'_, S>, dynamic: &Dynamic, problems: &mut Problems) -> Option<Place> {
+pub(super) fn from_dynamic<S: Source>(
+    image: &Image<'_, S>,
+    dynamic: &Dynamic,
+    problems: &mut Problems,
+) -> Option<Place> {
     let symbols = dynamic.symbol_table?;
     let (strings, string_size) = dynamic.strings?;
     let count = count_from_hash(image, dynamic).or_else(|| count_from_gnu_hash(image, dynamic)).or_else(|| {

@@ -102,12 +102,7 @@ fn text<S: Source>(strings: &mut Strings<'_, S>, at: u32) -> Option<String> {
     strings.get(u64::from(at)).map(|name| String::from_utf8_lossy(name).into_owned())
 }
 
-fn required<S: Source>(
-    chain: &Chain,
-    count: u64,
-    strings: &mut Strings<'_, S>,
-    versions: &mut Versions,
-) -> Option<()> {
+fn required<S: Source>(chain: &Chain, count: u64, strings: &mut Strings<'_, S>, versions: &mut Versions) -> Option<()> {
     let (mut at, mut kept) = (0, 0);
     for left in (0..count.min(MAX_LIBRARIES)).rev() {
         let library = text(strings, chain.u32(at + 4)?)?;

@@ -6,7 +6,7 @@ use goblin::elf::section_header::SHT_NOBITS;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::elf::{ElfFile, Endianness, Source, read_vec};
+use crate::elf::{ElfFile, Source, read_vec};
 
 /// The first bytes, at an address that is a multiple of 16.
 const MAGIC: &[u8] = b"\xff Go buildinf:";

@@ -64,7 +64,8 @@ fn begins(file: &str, names: &[&str]) -> bool {
 /// `1.2.3`.
 fn is_triple(text: &[u8]) -> bool {
     let parts: Vec<&[u8]> = text.split(|byte| *byte == b'.').collect();
-    parts.len() == 3 && parts.iter().all(|part| !part.is_empty() && part.len() < 4 && part.iter().all(u8::is_ascii_digit))
+    parts.len() == 3
+        && parts.iter().all(|part| !part.is_empty() && part.len() < 4 && part.iter().all(u8::is_ascii_digit))
 }
 
 /// `3.11.7`, `3.14.0rc2`.
@@ -87,10 +88,10 @@ const RULES: &[Rule] = &[
     Rule {
         name: "node",
         applies: |file, _| begins(file, &["node", "nodejs", "libnode"]),
-        how: &[How::After { before: b"nodejs.org/download/release/v", until: b"/" }, How::After {
-            before: b"node.js/v",
-            until: b" ",
-        }],
+        how: &[
+            How::After { before: b"nodejs.org/download/release/v", until: b"/" },
+            How::After { before: b"node.js/v", until: b" " },
+        ],
     },
     Rule { name: "ruby", applies: |file, _| begins(file, &["ruby", "libruby"]), how: &[How::Symbol(b"ruby_version")] },
     Rule {
@@ -106,10 +107,10 @@ const RULES: &[Rule] = &[
     Rule {
         name: "glibc",
         applies: |file, kind| file == "libc.so.6" || matches!(kind, ElfType::Static | ElfType::StaticPie),
-        how: &[How::After { before: b" stable release version ", until: b",\n" }, How::After {
-            before: b"GNU C Library development release version ",
-            until: b",\n",
-        }],
+        how: &[
+            How::After { before: b" stable release version ", until: b",\n" },
+            How::After { before: b"GNU C Library development release version ", until: b",\n" },
+        ],
     },
     Rule {
         name: "musl",
@@ -149,7 +150,8 @@ fn look<S: Source>(elf: &ElfFile<S>, how: How, soname: &str, file: &str) -> Opti
         How::After { before, until } => in_data(elf, before, |rest| {
             let end = rest.iter().position(|byte| *byte == 0 || until.contains(byte))?;
             let version = rest[..end].strip_suffix(b".").unwrap_or(&rest[..end]);
-            let plausible = version.first().is_some_and(u8::is_ascii_digit) && version.iter().all(|b| (b' '..=b'~').contains(b));
+            let plausible =
+                version.first().is_some_and(u8::is_ascii_digit) && version.iter().all(|b| (b' '..=b'~').contains(b));
             plausible.then(|| version.to_vec())
         }),
         How::Whole(accept) => {
@@ -204,14 +206,11 @@ fn object<S: Source>(elf: &ElfFile<S>, name: &[u8], limit: usize) -> Option<Vec<
 
 /// The first place in the constant data where `before` stands and `take` likes what
 /// follows. `take` is given at least [`LONGEST`] bytes, or all up to the end.
-fn in_data<S: Source>(
-    elf: &ElfFile<S>,
-    before: &[u8],
-    take: impl Fn(&[u8]) -> Option<Vec<u8>>,
-) -> Option<Vec<u8>> {
+fn in_data<S: Source>(elf: &ElfFile<S>, before: &[u8], take: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
     let finder = Finder::new(before);
     let sections = [".rodata", ".data.rel.ro", ".data"];
-    let places = sections.iter().filter_map(|name| elf.section(name)).map(|section: &Section| (section.offset, section.size));
+    let places =
+        sections.iter().filter_map(|name| elf.section(name)).map(|section: &Section| (section.offset, section.size));
     let places: Vec<(u64, u64)> = if elf.sections().is_empty() {
         let loads = elf.facts().loads().filter(|load| !load.is_executable());
         loads.filter_map(|load| Some((elf.source_offset_of(load.svma)?, load.file_size))).collect()
@@ -247,9 +246,8 @@ mod tests {
 
     #[test]
     fn rules_are_about_the_files_they_name() {
-        let applies = |rule: &str, file: &str| {
-            RULES.iter().any(|one| one.name == rule && (one.applies)(file, ElfType::Shared))
-        };
+        let applies =
+            |rule: &str, file: &str| RULES.iter().any(|one| one.name == rule && (one.applies)(file, ElfType::Shared));
         for (rule, file) in [
             ("cpython", "python3.11"),
             ("cpython", "libpython3.11.so.1.0"),
@@ -263,7 +261,8 @@ mod tests {
         ] {
             assert!(applies(rule, file), "{rule} {file}");
         }
-        for (rule, file) in [("cpython", "pythonic.so"), ("node", "nodemon-helper"), ("openssl", "libcryptsetup.so.12")] {
+        for (rule, file) in [("cpython", "pythonic.so"), ("node", "nodemon-helper"), ("openssl", "libcryptsetup.so.12")]
+        {
             assert!(!applies(rule, file), "{rule} {file}");
         }
     }

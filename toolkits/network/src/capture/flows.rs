@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use super::data::Owner;
 use super::decode::{Decoded, Fragment, Ip, Transport, Tunnel, flags};
 use super::tcp::{Connection, Marks};
 use super::tls;
@@ -13,6 +15,9 @@ pub const MOST_FLOWS: usize = 100_000;
 const MOST_FRAGMENTS: usize = 256;
 /// The most TLS alerts of a flow that are told.
 const MOST_ALERTS: usize = 8;
+
+/// The most bytes of hellos that are not whole yet, over all flows.
+const MOST_PARTIAL_BYTES: usize = 1 << 20;
 
 const NONE: u32 = u32::MAX;
 
@@ -82,6 +87,8 @@ pub struct Flow {
     pub mtu_bytes: Option<u32>,
     /// ICMP errors about it.
     pub icmp_errors: u64,
+    /// The processes that own its sockets: the client's, and the server's.
+    pub owners: [Option<Arc<Owner>>; 2],
     newer: u32,
     older: u32,
 }
@@ -102,6 +109,10 @@ pub struct Placed {
     pub from: usize,
     /// What its TCP segment was.
     pub marks: Marks,
+    /// How much of its payload is a TLS hello, in bytes.
+    pub hello_bytes: usize,
+    /// Whether it is the first of its flow.
+    pub is_first: bool,
 }
 
 /// All flows.
@@ -116,6 +127,7 @@ pub struct Flows {
     pub evicted: u64,
     fragments: HashMap<(IpAddr, IpAddr, u8, u32), (u16, u16)>,
     fragment_order: std::collections::VecDeque<(IpAddr, IpAddr, u8, u32)>,
+    partial_bytes: usize,
 }
 
 impl Flows {
@@ -130,6 +142,7 @@ impl Flows {
             evicted: 0,
             fragments: HashMap::new(),
             fragment_order: std::collections::VecDeque::new(),
+            partial_bytes: 0,
         }
     }
 
@@ -193,6 +206,7 @@ impl Flows {
             let from = usize::from(sender != flow.client);
             !flow.tcp.as_ref().zip(tcp).is_some_and(|(connection, tcp)| connection.is_another(from, tcp))
         });
+        let is_new = known.is_none();
         let number = match known {
             Some(number) => {
                 self.unlink(number);
@@ -209,16 +223,16 @@ impl Flows {
         direction.bytes += u64::from(wire_bytes);
         direction.payload_bytes += u64::from(decoded.payload_wire_bytes);
         direction.fragments += u64::from(ip.fragment.is_some());
-        let mut marks = Marks::default();
+        let (mut marks, mut hello_bytes) = (Marks::default(), 0);
         // A fragment's length is not that of its segment: it would be judged wrongly.
         if let Some(tcp) = tcp
             && ip.fragment.is_none()
         {
             let connection = flow.tcp.get_or_insert_default();
             marks = connection.segment(from, tcp, decoded.payload_wire_bytes, now_ns);
-            watch_tls(&mut flow.tls, from, tcp.sequence, decoded);
+            hello_bytes = watch_tls(&mut flow.tls, &mut self.partial_bytes, from, tcp.sequence, decoded);
         }
-        Some(Placed { flow: number, from, marks })
+        Some(Placed { flow: number, from, marks, hello_bytes, is_first: is_new })
     }
 
     fn begin(&mut self, key: Key, client: usize, now_ns: u64) -> u32 {
@@ -232,6 +246,7 @@ impl Flows {
             tls: None,
             mtu_bytes: None,
             icmp_errors: 0,
+            owners: [None, None],
             newer: NONE,
             older: NONE,
         };
@@ -246,6 +261,8 @@ impl Flows {
             if self.index.get(&old.key) == Some(&number) {
                 self.index.remove(&old.key);
             }
+            let partial = old.tls.iter().flat_map(|tls| tls.partial.iter().flatten());
+            self.partial_bytes = self.partial_bytes.saturating_sub(partial.map(|(bytes, _)| bytes.len()).sum());
             self.evicted += 1;
             number
         };
@@ -317,11 +334,18 @@ fn client_of(decoded: &Decoded<'_>, sender: usize, key: &Key) -> usize {
     }
 }
 
-/// Puts hellos together and notes alerts.
-fn watch_tls(seen: &mut Option<Box<Tls>>, from: usize, sequence: u32, decoded: &Decoded<'_>) {
+/// Puts hellos together and notes alerts. Returns how much of the payload is a
+/// hello, in bytes.
+fn watch_tls(
+    seen: &mut Option<Box<Tls>>,
+    partial_bytes: &mut usize,
+    from: usize,
+    sequence: u32,
+    decoded: &Decoded<'_>,
+) -> usize {
     let payload = decoded.payload;
     if payload.is_empty() || (seen.is_none() && !tls::may_be_hello(payload)) {
-        return;
+        return 0;
     }
     let known = seen.get_or_insert_default();
     if let Some(alert) = tls::alert(payload)
@@ -329,35 +353,38 @@ fn watch_tls(seen: &mut Option<Box<Tls>>, from: usize, sequence: u32, decoded: &
     {
         known.alerts.push((from, alert));
     }
-    let done = if from == 0 { known.client.is_some() } else { known.server.is_some() };
-    if done {
-        return;
+    let is_done = if from == 0 { known.client.is_some() } else { known.server.is_some() };
+    if is_done {
+        return 0;
     }
-    let next = sequence.wrapping_add(decoded.payload_wire_bytes);
-    let (bytes, wanted) = match known.partial[from].take() {
-        // The first segment was seen, and this is the next.
+    let bytes = match known.partial[from].take() {
+        // The beginning was seen, and this is the next segment.
         Some((mut kept, expected)) if expected == sequence => {
+            *partial_bytes = partial_bytes.saturating_sub(kept.len());
             kept.extend_from_slice(payload);
-            (kept, true)
+            kept
         }
         Some(kept) => {
             known.partial[from] = Some(kept);
-            return;
+            return 0;
         }
-        None => (payload.to_vec(), tls::may_be_hello(payload)),
+        None if tls::may_be_hello(payload) => payload.to_vec(),
+        None => return 0,
     };
-    if !wanted {
-        return;
-    }
+    let before = bytes.len() - payload.len();
+    let length = tls::hello_bytes(&bytes);
     match tls::hello(&bytes) {
         tls::Progress::Hello(hello) if hello.is_server => known.server = Some(hello),
         tls::Progress::Hello(hello) => known.client = Some(hello),
-        // What the snapshot cut off does not come any more.
-        tls::Progress::Partial
-            if bytes.len() < tls::LARGEST_HELLO && payload.len() == decoded.payload_wire_bytes as usize =>
-        {
-            known.partial[from] = Some((bytes, next));
+        tls::Progress::Partial => {
+            // What the snapshot has cut off does not come any more.
+            let is_whole = payload.len() == decoded.payload_wire_bytes as usize;
+            if is_whole && bytes.len() < tls::LARGEST_HELLO && *partial_bytes < MOST_PARTIAL_BYTES {
+                *partial_bytes += bytes.len();
+                known.partial[from] = Some((bytes, sequence.wrapping_add(decoded.payload_wire_bytes)));
+            }
         }
-        tls::Progress::Partial | tls::Progress::Other => {}
+        tls::Progress::Other => return 0,
     }
+    length.saturating_sub(before)
 }

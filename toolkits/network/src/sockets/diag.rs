@@ -4,7 +4,7 @@
 //! linux/vm_sockets_diag.h. Only what is shown is asked for.
 
 use super::bytes::{array, attributes, halves_at, u32_at, words};
-use super::row::{Detail, Info, Socket, TcpDetail, UnixDetail};
+use super::row::{Depth, Detail, Info, Socket, TcpDetail, UnixDetail};
 use super::tcp::Name;
 use super::words::{Family, Protocol, State};
 
@@ -23,8 +23,8 @@ const ULP_INFO: u16 = 19;
 const CGROUP_ID: u16 = 21;
 
 /// A request for all sockets of `protocol` and `family` in `states` (bits by
-/// number): `struct inet_diag_req_v2`. `inside` asks for `struct tcp_info`.
-pub(crate) fn inet_request(protocol: Protocol, family: Family, states: u32, inside: bool) -> Option<Vec<u8>> {
+/// number): `struct inet_diag_req_v2`.
+pub(crate) fn inet_request(protocol: Protocol, family: Family, states: u32, depth: Depth) -> Option<Vec<u8>> {
     let number = match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
@@ -40,10 +40,11 @@ pub(crate) fn inet_request(protocol: Protocol, family: Family, states: u32, insi
         _ => return None,
     };
     let bit = |attribute: u16| 1_u8 << (attribute - 1);
-    let mut wanted = bit(SKMEMINFO);
-    if inside && protocol == Protocol::Tcp {
-        wanted |= bit(INFO) | bit(CONG);
-    }
+    let wanted = match (protocol, depth.whole) {
+        (Protocol::Tcp, false) => bit(INFO) | bit(CONG),
+        (Protocol::Tcp, true) => bit(INFO) | bit(CONG) | bit(SKMEMINFO),
+        _ => bit(SKMEMINFO),
+    };
     let mut request = vec![family, number, wanted, 0];
     request.extend(states.to_ne_bytes());
     // struct inet_diag_sockid: any.
@@ -58,7 +59,7 @@ pub(crate) fn inet_request(protocol: Protocol, family: Family, states: u32, insi
 }
 
 /// The socket in `answer`: `struct inet_diag_msg` and attributes.
-pub(crate) fn inet_socket(protocol: Protocol, answer: &[u8]) -> Option<Socket> {
+pub(crate) fn inet_socket(protocol: Protocol, depth: Depth, answer: &[u8]) -> Option<Socket> {
     const LENGTH: usize = 72;
     let head = answer.get(..LENGTH)?;
     let family = match head[0] {
@@ -67,6 +68,7 @@ pub(crate) fn inet_socket(protocol: Protocol, answer: &[u8]) -> Option<Socket> {
         _ => return None,
     };
     let mut socket = Socket::new(protocol, Some(family));
+    socket.depth = depth;
     socket.state = Some(State::of(head[1]));
     socket.timer = head[2];
     socket.retries = head[3];
@@ -91,7 +93,7 @@ fn inet_attributes(socket: &mut Socket, rest: &[u8]) {
     let (mut congestion_control, mut ulp, mut info) = (None, None, None);
     for (kind, content) in attributes(rest) {
         match kind {
-            INFO => info = Some(Info::new(content)),
+            INFO => info = Some(Info::new(content, socket.depth)),
             CONG => congestion_control = Name::new(content),
             SKMEMINFO => (socket.memory, socket.memory_count) = words(content),
             SHUTDOWN => socket.shutdown = content.first().copied().unwrap_or(0),

@@ -4,7 +4,7 @@ use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::row::Socket;
+use super::row::{Depth, Socket};
 use super::words::{Protocol, State};
 
 /// Options of `sockets`.
@@ -32,9 +32,9 @@ pub struct Options {
     /// Do not look for the processes that hold the sockets
     #[arg(long, conflicts_with = "process")]
     pub(crate) no_owners: bool,
-    /// Do not look into TCP connections (struct tcp_info)
+    /// All that is known: tcp_info whole, memory, cookies
     #[arg(long)]
-    pub(crate) no_info: bool,
+    pub(crate) info: bool,
     /// Also what ticks although nothing happens: timers, times since, times busy
     #[arg(long)]
     pub(crate) volatile: bool,
@@ -44,6 +44,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// How much of each socket is shown.
+    pub(crate) fn depth(&self) -> Depth {
+        Depth { whole: self.info, volatile: self.volatile }
+    }
+
     /// Whether the table of `protocol` is asked for.
     pub(crate) fn wants(&self, protocol: Protocol) -> bool {
         self.protocol.is_empty() || self.protocol.contains(&protocol)

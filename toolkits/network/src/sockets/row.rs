@@ -93,7 +93,7 @@ pub struct Row<'a> {
     /// socket that no process has: TIME_WAIT, or not yet accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inode: Option<Wide>,
-    /// The kernel's own number for it, which is never used again.
+    /// The kernel's own number for it, which is never used again; with `--info`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cookie: Option<Wide>,
     /// The control group (v2) that it was opened in: the inode of its directory.
@@ -147,13 +147,13 @@ pub struct Row<'a> {
     /// Of `other`: what the kernel calls the protocol (`system.sockprotoname`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_name: Option<Name>,
-    /// Packets that found no room and were dropped.
+    /// Packets that found no room and were dropped; of TCP with `--info`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drops: Option<u32>,
     /// The timer that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timer: Option<Timer>,
-    /// Memory that the kernel holds for it.
+    /// Memory that the kernel holds for it; with `--info`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
     /// A TCP connection from inside.
@@ -309,6 +309,25 @@ pub(crate) struct TcpDetail {
     pub(crate) info: Info,
 }
 
+/// How much of a socket is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Depth {
+    /// All that is known, and not just what tells at a glance how it is doing.
+    pub(crate) whole: bool,
+    /// What ticks as well.
+    pub(crate) volatile: bool,
+}
+
+impl Depth {
+    /// As much of a `struct tcp_info` as is kept.
+    fn info_bytes(self) -> usize {
+        match (self.whole, self.volatile) {
+            (false, false) => 168,
+            _ => LARGEST_INFO,
+        }
+    }
+}
+
 /// `struct tcp_info` without the zeros at its end, of which there are many.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Info {
@@ -320,16 +339,21 @@ pub(crate) struct Info {
 const LARGEST_INFO: usize = 280;
 
 impl Info {
-    pub(crate) fn new(bytes: &[u8]) -> Self {
-        let bytes = &bytes[..bytes.len().min(LARGEST_INFO)];
+    pub(crate) fn new(bytes: &[u8], depth: Depth) -> Self {
+        let bytes = &bytes[..bytes.len().min(depth.info_bytes())];
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         Self { bytes: bytes[..used].into(), length: bytes.len() as u16 }
     }
 
-    fn read(&self, volatile: bool) -> Tcp {
+    fn read(&self, depth: Depth) -> Tcp {
         let mut bytes = [0; LARGEST_INFO];
         bytes[..self.bytes.len()].copy_from_slice(&self.bytes);
-        Tcp::read(&bytes[..usize::from(self.length)], volatile)
+        let bytes = &bytes[..usize::from(self.length)];
+        let mut tcp = if depth.whole { Tcp::whole(bytes) } else { Tcp::brief(bytes) };
+        if depth.volatile {
+            tcp.add_volatile(bytes);
+        }
+        tcp
     }
 }
 
@@ -356,8 +380,8 @@ pub struct Socket {
     /// RCV_SHUTDOWN and SEND_SHUTDOWN.
     pub(crate) shutdown: u8,
     pub(crate) ipv6_only: Option<bool>,
-    /// Whether what ticks is shown.
-    pub(crate) volatile: bool,
+    /// How much is shown.
+    pub(crate) depth: Depth,
     /// How many of `memory` there are.
     pub(crate) memory_count: u8,
     pub(crate) local: [u8; 16],
@@ -389,7 +413,7 @@ impl Socket {
             retries: 0,
             shutdown: 0,
             ipv6_only: None,
-            volatile: false,
+            depth: Depth::default(),
             memory_count: 0,
             local: [0; 16],
             remote: [0; 16],
@@ -458,7 +482,7 @@ impl Socket {
 
     fn memory(&self) -> Option<Memory> {
         let at = |index: usize| (index < usize::from(self.memory_count)).then_some(self.memory[index]);
-        (self.memory_count > 0).then(|| Memory {
+        (self.depth.whole && self.memory_count > 0).then(|| Memory {
             backlog_bytes: at(7),
             forward_bytes: at(4),
             option_bytes: at(6),
@@ -472,7 +496,7 @@ impl Socket {
 
     fn timer(&self) -> Option<Timer> {
         let kind = words::timer(self.timer)?;
-        let expires_us = self.volatile.then_some(u64::from(self.timer_ms) * 1000);
+        let expires_us = self.depth.volatile.then_some(u64::from(self.timer_ms) * 1000);
         Some(Timer { kind, retries: self.retries, expires_us })
     }
 
@@ -501,7 +525,7 @@ impl Socket {
             owners: self.owners.as_ref(),
             uid: self.uid,
             inode: wide(self.inode),
-            cookie: wide(self.cookie),
+            cookie: wide(self.cookie).filter(|_| self.depth.whole),
             cgroup_id: wide(self.cgroup),
             interface_index: (self.interface != 0).then_some(self.interface),
             shutdown: [None, Some("receive"), Some("send"), Some("both")][usize::from(self.shutdown & 3)],
@@ -531,7 +555,7 @@ impl Socket {
         match &self.detail {
             Detail::None => {}
             Detail::Tcp(tcp) => {
-                let mut inside = tcp.info.read(self.volatile);
+                let mut inside = tcp.info.read(self.depth);
                 inside.congestion_control = tcp.congestion_control;
                 inside.ulp = tcp.ulp;
                 row.tcp = Some(inside);

@@ -135,7 +135,7 @@ impl<'a, 'r> Tables<'a, 'r> {
         if let Some(mut socket) = socket
             && options.keeps(&socket)
         {
-            socket.volatile = options.volatile;
+            socket.depth = options.depth();
             rows.push(socket);
         }
     }
@@ -153,7 +153,7 @@ impl<'a, 'r> Tables<'a, 'r> {
             Protocol::Vsock => vec![diag::vsock_request(states)],
             _ => [Family::Ipv4, Family::Ipv6]
                 .into_iter()
-                .filter_map(|family| diag::inet_request(protocol, family, states, !options.no_info))
+                .filter_map(|family| diag::inet_request(protocol, family, states, options.depth()))
                 .collect(),
         };
         let before = self.rows.len();
@@ -165,7 +165,7 @@ impl<'a, 'r> Tables<'a, 'r> {
                 let socket = match protocol {
                     Protocol::Unix => diag::unix_socket(answer),
                     Protocol::Vsock => diag::vsock_socket(answer),
-                    _ => diag::inet_socket(protocol, answer),
+                    _ => diag::inet_socket(protocol, options.depth(), answer),
                 };
                 Self::keep(rows, options, socket);
             });

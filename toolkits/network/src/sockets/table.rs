@@ -214,7 +214,7 @@ mod tests {
     fn a_socket_in_time_wait_has_no_inode_and_fewer_fields() {
         let line = b"   3: 0100007F:1F90 0100007F:9C40 06 00000000:00000000 03:00000F1E 00000000     0        0 0 3 00000000d5f0b2b4";
         let mut socket = inet_socket(Protocol::Tcp, line).expect("parses");
-        socket.volatile = true;
+        socket.depth.volatile = true;
         let row = row(socket);
         assert_eq!(row["state"], "time_wait");
         assert_eq!(row.get("inode"), None);

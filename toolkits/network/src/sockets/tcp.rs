@@ -7,8 +7,9 @@ use super::bytes::{u16_at, u32_at, u64_at};
 
 /// A TCP connection from inside: `struct tcp_info`, and what stands beside it.
 ///
-/// A field that this kernel does not have, or has not measured, is absent. The
-/// fields stand in the order of their names, which is that of the digest.
+/// A field that this kernel does not have, or has not measured, is absent; most
+/// stand here only with `--info`. They come in the order of their names, which is
+/// that of the digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Tcp {
     /// The largest segment that we told the peer to send, in bytes.
@@ -287,32 +288,55 @@ impl JsonSchema for Bits {
 /// What stands for "no limit yet" as a slow start threshold.
 const INFINITE: u32 = 0x7fff_ffff;
 
+/// Times are 0 before they were measured, the smallest ones all ones.
+fn is_measured(value: &u32) -> bool {
+    *value != 0 && *value != u32::MAX
+}
+
 impl Tcp {
-    /// Reads `bytes`, a `struct tcp_info` of any kernel: fields past its end are
-    /// absent, what a newer kernel has after those known here is ignored. What
-    /// ticks by itself is read only if `volatile` is set.
-    pub fn read(bytes: &[u8], volatile: bool) -> Self {
+    /// What tells at a glance how a connection is doing. `bytes` is a `struct
+    /// tcp_info` of any kernel: fields past its end are absent, what a newer kernel
+    /// has after those known here is ignored.
+    pub fn brief(bytes: &[u8]) -> Self {
+        let u32 = |at| u32_at(bytes, at);
+        Self {
+            bytes_acked: u64_at(bytes, 120),
+            bytes_received: u64_at(bytes, 128),
+            congestion_state: bytes.get(1).copied().map(congestion_state),
+            congestion_window: u32(80),
+            delivery_rate_bytes_per_second: u64_at(bytes, 160),
+            lost: u32(32),
+            not_sent_bytes: u32(144),
+            retransmits: bytes.get(2).copied(),
+            retransmitted: u32(36),
+            retransmitted_total: u32(100),
+            rto_us: u32(8),
+            rtt_us: u32(68).filter(is_measured),
+            rtt_var_us: u32(72),
+            send_mss_bytes: u32(16),
+            slow_start_threshold: u32(76).filter(|segments| *segments < INFINITE),
+            unacked: u32(24),
+            ..Self::default()
+        }
+    }
+
+    /// All of `bytes`, as [`Tcp::brief`] takes them.
+    pub fn whole(bytes: &[u8]) -> Self {
         let byte = |at: usize| bytes.get(at).copied();
         let u16 = |at| u16_at(bytes, at);
         let u32 = |at| u32_at(bytes, at);
         let u64 = |at| u64_at(bytes, at);
-        // 0 before the first measurement.
-        let measured = |at| u32(at).filter(|value| *value != 0 && *value != u32::MAX);
         let rate = |at| u64(at).filter(|rate| *rate != u64::MAX && *rate != u64::from(u32::MAX));
-        let ticking = |at| u64(at).filter(|_| volatile);
-        let ticking_ms = |at| u32(at).filter(|_| volatile).map(|ms| u64::from(ms) * 1000);
         let has_scale = byte(5).map(|options| options & 4 != 0);
         let scale = |shift: u32| byte(6).filter(|_| has_scale == Some(true)).map(|both| both >> shift & 15);
         Self {
             advertised_mss_bytes: u32(84),
             ato_us: u32(12),
             backoff: byte(4),
-            busy_us: ticking(168),
             bytes_acked: u64(120),
             bytes_received: u64(128),
             bytes_retransmitted: u64(208),
             bytes_sent: u64(200),
-            congestion_control: None,
             congestion_state: byte(1).map(congestion_state),
             congestion_window: u32(80),
             data_segments_received: u32(152),
@@ -325,12 +349,9 @@ impl Tcp {
             delivery_rate_app_limited: byte(7).map(|bits| bits & 1 == 1),
             delivery_rate_bytes_per_second: u64(160),
             dsack_duplicates: u32(216),
-            last_ack_received_us: ticking_ms(56),
-            last_data_received_us: ticking_ms(52),
-            last_data_sent_us: ticking_ms(44),
             lost: u32(32),
             max_pacing_rate_bytes_per_second: rate(112),
-            min_rtt_us: measured(148),
+            min_rtt_us: u32(148).filter(is_measured),
             not_sent_bytes: u32(144),
             options: byte(5).map(Bits),
             out_of_order_segments: u32(224),
@@ -338,11 +359,10 @@ impl Tcp {
             path_mtu_bytes: u32(60),
             probes: byte(3),
             receive_mss_bytes: u32(20),
-            receive_rtt_us: measured(92),
+            receive_rtt_us: u32(92).filter(is_measured),
             receive_space_bytes: u32(96),
             receive_ssthresh_bytes: u32(64),
             receive_window_bytes: u32(232),
-            receive_window_limited_us: ticking(176),
             receive_window_scale: scale(4),
             received_ce: u32(248),
             received_ce_bytes: u32(272),
@@ -355,22 +375,32 @@ impl Tcp {
             retransmitted: u32(36),
             retransmitted_total: u32(100),
             rto_recoveries: u16(242),
-            rto_recovery_us: ticking_ms(244),
             rto_total: u16(240),
             rto_us: u32(8),
-            rtt_us: measured(68),
+            rtt_us: u32(68).filter(is_measured),
             rtt_var_us: u32(72),
             sacked: u32(28),
             segments_received: u32(140),
             segments_sent: u32(136),
-            send_buffer_limited_us: ticking(184),
             send_mss_bytes: u32(16),
             send_window_bytes: u32(228),
             send_window_scale: scale(0),
             slow_start_threshold: u32(76).filter(|segments| *segments < INFINITE),
-            ulp: None,
             unacked: u32(24),
+            ..Self::default()
         }
+    }
+
+    /// Adds what ticks although nothing happens.
+    pub fn add_volatile(&mut self, bytes: &[u8]) {
+        let ms = |at| u32_at(bytes, at).map(|ms| u64::from(ms) * 1000);
+        self.busy_us = u64_at(bytes, 168);
+        self.last_ack_received_us = ms(56);
+        self.last_data_received_us = ms(52);
+        self.last_data_sent_us = ms(44);
+        self.receive_window_limited_us = u64_at(bytes, 176);
+        self.rto_recovery_us = ms(244);
+        self.send_buffer_limited_us = u64_at(bytes, 184);
     }
 }
 
@@ -383,5 +413,84 @@ fn congestion_state(state: u8) -> &'static str {
         3 => "recovery",
         4 => "loss",
         _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection on the loopback interface, as Linux 6.18 has given it.
+    fn recorded() -> Vec<u8> {
+        let mut bytes = vec![0; 280];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(0, &[1, 3, 2, 1, 4, 0b10_0111, 0x7a, 1]);
+        for (at, value) in
+            [(8, 204_000_u32), (16, 32_768), (24, 5), (32, 6), (44, 7), (52, 8), (68, 23), (76, INFINITE)]
+        {
+            put(at, &value.to_ne_bytes());
+        }
+        put(112, &u64::MAX.to_ne_bytes());
+        put(120, &(1_u64 << 40).to_ne_bytes());
+        put(148, &u32::MAX.to_ne_bytes());
+        put(168, &99_u64.to_ne_bytes());
+        put(240, &[1, 0, 2, 0]);
+        bytes
+    }
+
+    #[test]
+    fn reads_the_fields_at_their_offsets() {
+        let tcp = Tcp::whole(&recorded());
+        assert_eq!((tcp.retransmits, tcp.probes, tcp.backoff), (Some(2), Some(1), Some(4)));
+        assert_eq!((tcp.send_window_scale, tcp.receive_window_scale), (Some(10), Some(7)));
+        assert_eq!((tcp.rto_us, tcp.unacked, tcp.lost, tcp.rtt_us), (Some(204_000), Some(5), Some(6), Some(23)));
+        assert_eq!((tcp.bytes_acked, tcp.rto_total, tcp.rto_recoveries), (Some(1 << 40), Some(1), Some(2)));
+        assert_eq!((tcp.congestion_state, tcp.delivery_rate_app_limited), (Some("recovery"), Some(true)));
+        let options = serde_json::to_value(tcp.options).expect("serializable");
+        assert_eq!(options, serde_json::json!(["timestamps", "sack", "window_scale", "syn_data"]));
+    }
+
+    #[test]
+    fn what_was_not_measured_or_has_no_limit_is_absent() {
+        let tcp = Tcp::whole(&recorded());
+        assert_eq!(
+            (tcp.slow_start_threshold, tcp.min_rtt_us, tcp.max_pacing_rate_bytes_per_second),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn what_ticks_is_only_there_on_demand() {
+        let (bytes, mut tcp) = (recorded(), Tcp::whole(&recorded()));
+        assert_eq!((tcp.busy_us, tcp.last_data_sent_us, tcp.last_data_received_us), (None, None, None));
+        tcp.add_volatile(&bytes);
+        assert_eq!((tcp.busy_us, tcp.last_data_sent_us, tcp.last_data_received_us), (Some(99), Some(7000), Some(8000)));
+    }
+
+    #[test]
+    fn the_brief_look_is_a_part_of_the_whole() {
+        let json = |tcp: Tcp| serde_json::to_value(tcp).expect("serializable");
+        let (brief, whole) = (json(Tcp::brief(&recorded())), json(Tcp::whole(&recorded())));
+        let brief = brief.as_object().expect("an object");
+        assert!(brief.len() > 10 && brief.iter().all(|(key, value)| whole[key] == *value));
+    }
+
+    #[test]
+    fn an_older_kernel_has_fewer_fields_and_nothing_panics() {
+        let bytes = recorded();
+        for end in 0..bytes.len() {
+            let _ = (Tcp::brief(&bytes[..end]), Tcp::whole(&bytes[..end]));
+        }
+        let old = Tcp::whole(&bytes[..104]);
+        assert_eq!((old.rtt_us, old.bytes_acked, old.rto_total), (Some(23), None, None));
+        assert_eq!(Tcp::whole(&[bytes, vec![1; 64]].concat()), Tcp::whole(&recorded()), "a newer kernel has more");
+    }
+
+    #[test]
+    fn fields_stand_in_the_order_of_the_digest() {
+        let schema = schemars::schema_for!(Tcp);
+        let names: Vec<&String> =
+            schema.get("properties").and_then(|p| p.as_object()).expect("properties").keys().collect();
+        assert!(names.len() > 60 && names.is_sorted(), "{names:?}");
     }
 }

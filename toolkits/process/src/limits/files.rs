@@ -1,11 +1,11 @@
 //! Reading the files of one control group.
 
-use agent_model::Gap;
+use agent_model::{Gap, Reason};
 use agent_system::parse::number;
 use agent_system::{Cause, CgroupDirectory, Errno, Failure, Run};
 
 use super::bound::Bound;
-use super::groups::{Chain, Level};
+use super::groups::{Chain, LEVELS, Level};
 use super::parse;
 
 /// Reads files of one control group; what goes wrong is remembered once, and what is
@@ -74,6 +74,10 @@ pub(super) fn ancestors<T>(
     gaps: &mut Vec<Gap>,
     mut read: impl FnMut(&Level<'_>, &mut Files<'_, '_>) -> T,
 ) -> Vec<T> {
+    if chain.is_cut {
+        let detail = format!("only {LEVELS} levels of control groups are looked at");
+        gaps.push(Gap::new("/ancestors", Reason::LimitReached).detail(detail));
+    }
     let above = chain.levels.iter().skip(1).enumerate();
     above
         .map(|(index, level)| {

@@ -42,10 +42,20 @@ pub struct Group {
 pub(super) struct Chain<'r> {
     /// 1 or 2.
     pub(super) version: u8,
-    /// The process's own group first, then its parent, up to the visible root.
+    /// The process's own group first, then its parent, up to the visible root, but no
+    /// more than [`LEVELS`].
     pub(super) levels: Vec<Level<'r>>,
+    /// Whether there are more.
+    pub(super) is_cut: bool,
     mount_point: Text,
 }
+
+/// How many levels of one hierarchy are looked at: each is held open. Kubernetes has
+/// five or six, and a path has room for two thousand.
+pub(super) const LEVELS: usize = 32;
+
+/// How many mounts are tried to find one group.
+const CANDIDATES: usize = 4;
 
 /// One group of a [`Chain`].
 #[derive(Debug)]
@@ -150,6 +160,7 @@ fn chain<'r>(
     let mut levels: Vec<Level<'r>> = Vec::new();
     let mut mount_point = None;
     let mut why = None;
+    let mut is_cut = false;
     for view in views {
         let mounts = match &view.mounts {
             Ok(mounts) => mounts,
@@ -167,10 +178,11 @@ fn chain<'r>(
         candidates.sort_by_key(|(mount, count)| {
             (std::cmp::Reverse(*count), !mount.point.starts_with(b"/sys/fs/cgroup"), mount.point.len())
         });
-        for (mount, count) in candidates {
+        for (mount, count) in candidates.into_iter().take(CANDIDATES) {
             if count < levels.len() {
                 break;
             }
+            is_cut |= count >= LEVELS;
             let opened = match is_local(mount, mounts) {
                 true => open(view, &mount.point).and_then(|root| climb(&root, &place, count, levels.len(), view.name)),
                 false => Err(Failure::new(
@@ -191,7 +203,7 @@ fn chain<'r>(
         }
     }
     match mount_point {
-        Some(mount_point) => Ok(Chain { version: if hierarchy.is_v2() { 2 } else { 1 }, levels, mount_point }),
+        Some(mount_point) => Ok(Chain { version: if hierarchy.is_v2() { 2 } else { 1 }, levels, is_cut, mount_point }),
         None => Err(why.unwrap_or_else(|| {
             let cause = match hierarchy.deleted {
                 true => "the control group was removed while the process was still in it",
@@ -213,6 +225,7 @@ fn climb<'r>(
 ) -> Result<Vec<Level<'r>>, Failure> {
     let shown = &place.names[place.names.len() - count..];
     (skip..=count)
+        .take_while(|above| *above < LEVELS)
         .map(|above| {
             let relative = shown[..count - above].join(&b'/');
             Ok(Level { path: place.ancestor(above), view, directory: root.group(&relative)? })

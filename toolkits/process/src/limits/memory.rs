@@ -198,6 +198,9 @@ pub struct Ancestor {
     /// Beyond this it is throttled (v2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub high_bytes: Option<Bound>,
+    /// How often its limit was hit (`max` of `memory.events`; `memory.failcnt`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_hits: Option<u64>,
     /// OOM kills, as in `events`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_kill: Option<u64>,
@@ -259,16 +262,8 @@ pub(super) fn read(run: &Run, chain: &Chain<'_>, text: &mut Vec<u8>) -> Option<N
     let mut gaps = Vec::from_iter(files.gap(run, ""));
     memory.ancestors = ancestors(run, chain, text, &mut gaps, |level, files| {
         let (usage_bytes, limit_bytes) = usage_and_limit(chain.version, files);
-        let v2 = chain.version == 2;
-        Ancestor {
-            path: level.path.clone(),
-            view: level.view,
-            usage_bytes,
-            limit_bytes,
-            used_permille: share(usage_bytes, limit_bytes),
-            high_bytes: if v2 { files.bound("memory.high") } else { None },
-            oom_kill: oom_kills(files, v2),
-        }
+        let above = (level.path.clone(), level.view, usage_bytes, limit_bytes);
+        if chain.version == 1 { v1_ancestor(above, files) } else { v2_ancestor(above, files) }
     });
     memory.tightest = tightest(&memory);
     Some(Noted { value: memory, gaps })
@@ -285,9 +280,35 @@ fn usage_and_limit(version: u8, files: &mut Files<'_, '_>) -> (Option<u64>, Opti
     }
 }
 
-fn oom_kills(files: &mut Files<'_, '_>, v2: bool) -> Option<u64> {
-    let name = if v2 { "memory.events" } else { "memory.oom_control" };
-    files.text(name).and_then(|text| parse::keyed(text, "oom_kill"))
+/// Path, view, use and limit of an ancestor.
+type Above = (Text, &'static str, Option<u64>, Option<Bound>);
+
+fn v1_ancestor((path, view, usage_bytes, limit_bytes): Above, files: &mut Files<'_, '_>) -> Ancestor {
+    Ancestor {
+        path,
+        view,
+        usage_bytes,
+        limit_bytes,
+        used_permille: share(usage_bytes, limit_bytes),
+        high_bytes: None,
+        limit_hits: files.number("memory.failcnt"),
+        oom_kill: files.text("memory.oom_control").and_then(|text| parse::keyed(text, "oom_kill")),
+    }
+}
+
+fn v2_ancestor((path, view, usage_bytes, limit_bytes): Above, files: &mut Files<'_, '_>) -> Ancestor {
+    let high_bytes = files.bound("memory.high");
+    let events = files.text("memory.events").unwrap_or_default();
+    Ancestor {
+        path,
+        view,
+        usage_bytes,
+        limit_bytes,
+        used_permille: share(usage_bytes, limit_bytes),
+        high_bytes,
+        limit_hits: parse::keyed(events, "max"),
+        oom_kill: parse::keyed(events, "oom_kill"),
+    }
 }
 
 fn v1(memory: &mut Memory, files: &mut Files<'_, '_>) {

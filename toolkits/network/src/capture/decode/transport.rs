@@ -66,6 +66,8 @@ pub struct Icmp {
     pub mtu_bytes: Option<u32>,
     /// The packet that an error is about.
     pub about: Option<Embedded>,
+    /// How many bytes of the payload are headers of that packet.
+    pub quoted_bytes: usize,
 }
 
 impl Icmp {
@@ -231,20 +233,25 @@ fn geneve<'a>(into: &mut Decoded<'a>, rest: Rest<'a>) -> Step<()> {
 fn icmp<'a>(into: &mut Decoded<'a>, rest: Rest<'a>, is_v6: bool) -> Step<()> {
     let (head, after) = rest.split(8, Layer::Transport)?;
     let (kind, code) = (head[0], head[1]);
-    let mut icmp = Icmp { is_v6, kind, code, mtu_bytes: None, about: None };
+    let mut icmp = Icmp { is_v6, kind, code, mtu_bytes: None, about: None, quoted_bytes: 0 };
     if (is_v6, kind) == (true, 2) {
         icmp.mtu_bytes = Some(u32_at(head, 4));
     } else if (is_v6, kind, code) == (false, 3, 4) {
         icmp.mtu_bytes = Some(u16_at(head, 6).into());
     }
     if icmp.is_error() {
-        icmp.about = network::quoted(after.bytes).map(|(ip, payload)| Embedded {
-            source: ip.source,
-            destination: ip.destination,
-            protocol: ip.protocol,
-            ports: (matches!(ip.protocol, 6 | 17 | 132 | 136) && payload.len() >= 4)
-                .then(|| (u16_at(payload, 0), u16_at(payload, 2))),
-        });
+        if let Some((ip, payload)) = network::quoted(after.bytes) {
+            // The first 8 bytes of what it carried (RFC 792): ports, and a length or a
+            // sequence number.
+            icmp.quoted_bytes = after.bytes.len() - payload.len() + payload.len().min(8);
+            icmp.about = Some(Embedded {
+                source: ip.source,
+                destination: ip.destination,
+                protocol: ip.protocol,
+                ports: (matches!(ip.protocol, 6 | 17 | 132 | 136) && payload.len() >= 4)
+                    .then(|| (u16_at(payload, 0), u16_at(payload, 2))),
+            });
+        }
     }
     into.transport = Transport::Icmp(icmp);
     into.settle(after);

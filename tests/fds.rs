@@ -1,0 +1,284 @@
+//! `agent fds` against a program that opened one descriptor of each type and says what they are, against lsof, and
+//! without the rights to look.
+#![allow(clippy::disallowed_methods, reason = "a test: it starts programs and reads files")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use common::{Answer, Child, SOON, bytes, gaps_at, has_tool, json, row, rows, run, skip, stop, unhex, wait_until};
+use serde_json::{Value, json};
+
+fn fds(pid: u32) -> Value {
+    json(["fds", "--pid", &pid.to_string()])
+}
+
+/// Whether `ours` has all that `said` has; lists element by element.
+fn covers(ours: &Value, said: &Value) -> bool {
+    match (ours, said) {
+        (Value::Object(ours), Value::Object(said)) => {
+            said.iter().all(|(key, value)| ours.get(key).is_some_and(|mine| covers(mine, value)))
+        }
+        (Value::Array(ours), Value::Array(said)) => {
+            ours.len() == said.len() && ours.iter().zip(said).all(|(mine, value)| covers(mine, value))
+        }
+        _ => ours == said,
+    }
+}
+
+/// The key of `sockets` by which our row has what the truth calls `key`.
+fn socket_value<'a>(row: &'a Value, key: &str) -> &'a Value {
+    let socket = &row["socket"];
+    match key {
+        "socket_type" => &socket["type"],
+        key => &socket[key],
+    }
+}
+
+#[test]
+fn every_type_of_descriptor_is_what_its_owner_says() {
+    let target = Child::target("descriptors", &["-O2"], [""; 0]);
+    let seen = fds(target.pid());
+    let mut types = BTreeSet::new();
+    for said in &target.truth {
+        if let Some(missing) = said["missing"].as_str() {
+            skip(&format!("descriptor {missing}"), "this machine does not allow it");
+            continue;
+        }
+        let row = row(&seen, "fd", said["fd"].clone());
+        types.insert(said["type"].as_str().expect("a type").to_owned());
+        for (key, value) in said.as_object().expect("an object") {
+            let what = format!("{key} of {said}\n{row}");
+            match key.as_str() {
+                "flags" => {
+                    let set = |list: &Value| -> BTreeSet<String> {
+                        list.as_array()
+                            .expect("a list")
+                            .iter()
+                            .map(|f| f.as_str().expect("a name").to_owned())
+                            .collect()
+                    };
+                    assert_eq!(set(&row["flags"]), set(value), "{what}");
+                }
+                "target_hex" => assert_eq!(bytes(&row["target"]), unhex(value), "{what}"),
+                "deleted" => assert_eq!(row["deleted"].as_bool().unwrap_or(false), *value, "{what}"),
+                "path_hex" => assert_eq!(bytes(&row["socket"]["path"]), unhex(value), "{what}"),
+                "abstract_hex" => assert_eq!(bytes(&row["socket"]["abstract_name"]), unhex(value), "{what}"),
+                "protocol"
+                | "state"
+                | "local_address"
+                | "local_port"
+                | "remote_address"
+                | "remote_port"
+                | "socket_type"
+                | "peer_inode"
+                | "receive_queue_bytes" => check_socket(row, key, value, &what),
+                // Which descriptor holds the other end is `sockets`' and `snapshot`'s to say.
+                "dup_of" | "peer_fd" => {}
+                "fd" => {}
+                key => assert!(covers(&row[key], value), "{what}"),
+            }
+        }
+    }
+    assert!(types.len() >= 15, "{types:?}");
+    let unknown: Vec<&Value> = rows(&seen).iter().filter(|row| row["type"] == "unknown").collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    assert_eq!(seen["gaps"], json!([]));
+}
+
+fn check_socket(row: &Value, key: &str, value: &Value, what: &str) {
+    let ours = socket_value(row, key);
+    match (key, value.as_str()) {
+        // A TCP socket that was never bound is in no table of the kernel's.
+        ("protocol" | "state", _) if row["socket"].is_null() => assert!(what.contains("\"close\""), "{what}"),
+        ("socket_type", Some("dgram")) => assert_eq!(ours, "datagram", "{what}"),
+        _ => assert_eq!(ours, value, "{what}"),
+    }
+}
+
+#[test]
+fn totals_are_those_of_the_rows_and_the_limit_is_the_targets() {
+    let target = Child::target("descriptors", &["-O2"], [""; 0]);
+    let seen = fds(target.pid());
+    let mut types: BTreeMap<String, u64> = BTreeMap::new();
+    for row in rows(&seen) {
+        *types.entry(row["type"].as_str().expect("a type").to_owned()).or_default() += 1;
+    }
+    let summary = &seen["data"]["summary"];
+    assert_eq!(summary["types"], json!(types));
+    assert_eq!(summary["descriptors"], rows(&seen).len());
+    // One deleted file of 12,345 bytes, and one that never had a name, empty.
+    assert_eq!(summary["deleted_bytes"], 12_345);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", target.pid())).expect("limits");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!([&summary["soft_limit"], &summary["hard_limit"]].map(Value::to_string), [words[3], words[4]]);
+}
+
+#[test]
+fn the_same_state_gives_the_same_bytes() {
+    let target = Child::target("descriptors", &["-O2"], [""; 0]);
+    stop(target.pid());
+    let (first, second) = (fds(target.pid()), fds(target.pid()));
+    assert_eq!(first["data"], second["data"]);
+    assert_eq!(first["digest"], second["digest"]);
+}
+
+/// Numbers, types and names as lsof prints them with -F, by descriptor.
+fn lsof(pid: u32) -> BTreeMap<u64, (String, String)> {
+    let output = Command::new("lsof").args(["-nP", "-F", "ftn", "-p", &pid.to_string()]).output().expect("lsof");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut found = BTreeMap::new();
+    let mut fd = None;
+    let mut kind = String::new();
+    for line in text.lines() {
+        match line.split_at_checked(1) {
+            Some(("f", number)) => fd = number.parse::<u64>().ok(),
+            Some(("t", name)) => kind = name.to_owned(),
+            Some(("n", name)) => {
+                found.extend(fd.map(|fd| (fd, (kind.clone(), name.to_owned()))));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn compare_with_lsof(name: &str, pid: u32) {
+    if !has_tool("lsof") {
+        return skip(name, "lsof is not installed");
+    }
+    stop(pid);
+    let theirs = lsof(pid);
+    let seen = fds(pid);
+    common::cont(pid);
+    let ours: BTreeMap<u64, &Value> =
+        rows(&seen).iter().map(|row| (row["fd"].as_u64().expect("a number"), row)).collect();
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>(), "{name}");
+    for (fd, (kind, their_name)) in &theirs {
+        let row = ours[fd];
+        let expected: &[&str] = match kind.as_str() {
+            "REG" => &["file", "memfd"],
+            "DIR" => &["directory"],
+            "CHR" => &["character_device"],
+            // lsof calls pipes and FIFOs the same.
+            "FIFO" => &["pipe", "fifo"],
+            "IPv4" | "IPv6" | "unix" | "sock" | "netlink" | "pack" => &["socket"],
+            "a_inode" => &["epoll", "eventfd", "inotify", "timerfd", "signalfd", "io_uring", "anon_inode", "pidfd"],
+            other => panic!("{name}: lsof says {other} of {fd}"),
+        };
+        assert!(expected.contains(&row["type"].as_str().expect("a type")), "{name}: {kind} {their_name}: {row}");
+        if kind == "REG" || kind == "DIR" {
+            let target = row["target"].as_str().expect("a path");
+            assert!(their_name.starts_with(target), "{name}: {their_name} and {target}");
+        }
+        if kind == "IPv4" && their_name.contains("->") {
+            let socket = &row["socket"];
+            let shown = format!(
+                "{}:{}->{}:{}",
+                socket["local_address"].as_str().unwrap_or("*"),
+                socket["local_port"],
+                socket["remote_address"].as_str().unwrap_or("*"),
+                socket["remote_port"],
+            );
+            assert_eq!(shown, *their_name, "{name}: {row}");
+        }
+    }
+}
+
+#[test]
+fn agrees_with_lsof_on_redis_with_a_client() {
+    let name = "agrees_with_lsof_on_redis_with_a_client";
+    if !has_tool("redis-server") {
+        return skip(name, "redis-server is not installed");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let mut command = Command::new("redis-server");
+    command.args(["--save", "", "--bind", "127.0.0.1", "--port", &port.to_string()]).current_dir(directory.path());
+    let target = Child::start(&mut command);
+    let mut client = None;
+    wait_until("redis to listen", SOON, || {
+        client = std::net::TcpStream::connect(("127.0.0.1", port)).ok();
+        client.is_some()
+    });
+    wait_until("redis to accept", SOON, || {
+        rows(&fds(target.pid())).iter().any(|row| row["socket"]["state"] == "established")
+    });
+    compare_with_lsof(name, target.pid());
+    let seen = fds(target.pid());
+    let states: BTreeSet<&str> = rows(&seen).iter().filter_map(|row| row["socket"]["state"].as_str()).collect();
+    assert!(states.contains("listen") && states.contains("established"), "{states:?}");
+}
+
+#[test]
+fn agrees_with_lsof_on_nginx_and_its_worker() {
+    let name = "agrees_with_lsof_on_nginx_and_its_worker";
+    if !has_tool("nginx") {
+        return skip(name, "nginx is not installed");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let inside = |file: &str| directory.path().join(file).display().to_string();
+    let config = format!(
+        "daemon off; worker_processes 1; pid {}; error_log {};\nevents {{}}\nhttp {{ access_log {}; server {{ listen unix:{}; }} }}\n",
+        inside("pid"),
+        inside("error.log"),
+        inside("access.log"),
+        inside("socket"),
+    );
+    std::fs::write(directory.path().join("nginx.conf"), config).expect("a configuration");
+    let mut command = Command::new("nginx");
+    command.args(["-c", &inside("nginx.conf"), "-p", &inside("")]);
+    let target = Child::start(&mut command);
+    let children = || {
+        let ps = json(["ps", "--pid", &target.pid().to_string()]);
+        let mine = rows(&ps).iter().filter(|row| row["ppid"] == target.pid()).filter_map(|row| row["pid"].as_u64());
+        mine.map(|pid| u32::try_from(pid).expect("a pid")).collect::<Vec<u32>>()
+    };
+    wait_until("nginx to have a worker", SOON, || !children().is_empty());
+    let worker = children()[0];
+    wait_until("the worker to wait", SOON, || {
+        rows(&fds(worker)).iter().any(|row| row["type"] == "epoll") && common::state(worker) == Some('S')
+    });
+    compare_with_lsof(name, target.pid());
+    compare_with_lsof(name, worker);
+}
+
+#[test]
+fn without_rights_the_descriptors_are_a_gap_and_not_an_empty_list() {
+    let name = "without_rights_the_descriptors_are_a_gap_and_not_an_empty_list";
+    if !common::is_root() {
+        return skip(name, "needs root to be another user");
+    }
+    let target = Child::target("descriptors", &["-O2"], [""; 0]);
+    let installed = common::Installed::new();
+    let answer = Answer::of(installed.as_user(65534, 65534).args(["fds", "--pid", &target.pid().to_string()]));
+    assert_eq!(answer.status, 3, "{}", answer.stderr);
+    let seen = answer.json();
+    let gap = gaps_at(&seen, "/rows")[0];
+    assert_eq!((&gap["reason"], &gap["errno"]), (&json!("permission_denied"), &json!("EACCES")));
+    assert!(gap["needs"].as_array().is_some_and(|needs| needs.contains(&json!("CAP_SYS_PTRACE"))), "{gap}");
+    assert_eq!(run(["fds", "--pid", &target.pid().to_string(), "--allow-gaps"]).status, 0);
+    let allowed =
+        Answer::of(installed.as_user(65534, 65534).args(["fds", "--allow-gaps", "--pid", &target.pid().to_string()]));
+    assert_eq!(allowed.status, 0, "{}", allowed.stderr);
+}
+
+#[test]
+fn a_process_that_opens_and_closes_all_the_time_is_no_failure() {
+    let text = "import os\nprint('\"ready\"', flush=True)\nwhile True:\n  fds = [os.open('/dev/null', 0) for _ in range(200)]\n  [os.close(fd) for fd in fds]\n";
+    if !has_tool("python3") {
+        return skip("a_process_that_opens_and_closes_all_the_time_is_no_failure", "python3 is not installed");
+    }
+    let target = Child::ready(Command::new("python3").args(["-c", text]));
+    for _ in 0..20 {
+        let answer = run(["fds", "--pid", &target.pid().to_string()]);
+        assert!(matches!(answer.status, 0 | 3), "{}: {}", answer.status, answer.stderr);
+        let seen = answer.json();
+        let numbers: Vec<u64> = rows(&seen).iter().filter_map(|row| row["fd"].as_u64()).collect();
+        assert!(numbers.is_sorted_by(|a, b| a < b));
+        assert!(numbers.starts_with(&[0, 1, 2]));
+    }
+}

@@ -1,0 +1,208 @@
+//! Symbols by name, and names by address.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use agent_model::{Hex, Text};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::demangle::demangle;
+use crate::elf::{ElfFile, Source, SymbolOrigin};
+use crate::mapped::Mapped;
+
+/// Symbols that are listed of one module.
+pub const MAX_NAMED: usize = 20_000;
+
+/// A symbol that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+pub struct Named {
+    /// Where it is in the process (AVMA); absent for one that is not defined here,
+    /// is thread-local, or whose module's place is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "ADDRESS"))]
+    pub address: Option<Hex>,
+    /// Its name, as the file has it.
+    #[schemars(extend("x-column" = "NAME"))]
+    pub name: Text,
+    /// Its name as in the source of a C++ or Rust program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub demangled: Option<Text>,
+    /// Its version (`GLIBC_2.34`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "VERSION"))]
+    pub version: Option<Text>,
+    /// Whether a program that is linked now gets this version; absent without one,
+    /// and for one that is not defined here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_version: Option<bool>,
+    /// Its size, in bytes.
+    #[schemars(extend("x-column" = "SIZE"))]
+    pub size_bytes: u64,
+    /// `function`, `object`, `ifunc`, `tls`, `notype`, `common`, `section`, `file`,
+    /// `other`.
+    #[serde(rename = "type")]
+    #[schemars(extend("x-column" = "TYPE"))]
+    pub kind: &'static str,
+    /// `local`, `global`, `weak`, `unique`, `other`.
+    #[schemars(extend("x-column" = "BINDING"))]
+    pub binding: &'static str,
+    /// Whether it is defined here, and not taken from another module.
+    pub defined: bool,
+    /// The table that has it: `dynsym`, `symtab` (and not `dynsym`), `dynamic`.
+    pub table: &'static str,
+}
+
+/// What stands at an address that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Located {
+    /// The address (AVMA).
+    #[schemars(extend("x-column" = "ADDRESS"))]
+    pub address: Hex,
+    /// The address as linked (SVMA).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub linked_address: Option<Hex>,
+    /// The section that it lies in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "SECTION"))]
+    pub section: Option<Text>,
+    /// The function that it lies in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "FUNCTION"))]
+    pub function: Option<Text>,
+    /// Its bytes behind the start of that function.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "OFFSET"))]
+    pub offset: Option<u64>,
+}
+
+/// Whether `name` is of the form `pattern`: `*` stands for any bytes, `?` for one.
+pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    // Where to go on after the last `*`, which takes one byte more each time.
+    let mut star: Option<(usize, usize)> = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p + 1, n));
+                p += 1;
+            }
+            Some(byte) if *byte == b'?' || *byte == name[n] => {
+                p += 1;
+                n += 1;
+            }
+            _ => match star {
+                Some((after, taken)) => {
+                    p = after;
+                    n = taken + 1;
+                    star = Some((after, taken + 1));
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p.min(pattern.len())..].iter().all(|byte| *byte == b'*')
+}
+
+/// The symbols of a module whose names are of the form `pattern`, by address and
+/// name; and whether there were more than [`MAX_NAMED`]. `bias` is its place.
+pub fn named<S: Source>(elf: &ElfFile<S>, bias: Option<u64>, pattern: &str) -> (Vec<Named>, bool) {
+    let versions = elf.versions();
+    let mut found: BTreeMap<(Option<u64>, Vec<u8>, Option<u16>), Named> = BTreeMap::new();
+    let mut more = false;
+    elf.each_symbol(&mut |listed, name| {
+        // gcc's and ld's own notation in .symtab: `name@VERSION`, `name@@VERSION`.
+        let bare = name.split(|byte| *byte == b'@').next().unwrap_or(name);
+        if matches!(listed.kind, "section" | "file") || !matches(pattern.as_bytes(), bare) {
+            return ControlFlow::Continue(());
+        }
+        if found.len() == MAX_NAMED {
+            more = true;
+            return ControlFlow::Break(());
+        }
+        let has_place = listed.defined && !matches!(listed.kind, "tls");
+        let address = bias.filter(|_| has_place).map(|bias| listed.svma.wrapping_add(bias));
+        let is_dynamic = listed.origin != SymbolOrigin::Symtab;
+        let index = listed.version.map(|(index, _)| index).filter(|index| *index > 1);
+        let version = index.and_then(|index| versions.names.get(&index));
+        let known = (address, bare.to_vec(), None);
+        // `.dynsym` is handed out first: it has the versions.
+        if !is_dynamic
+            && found.range(known.clone()..).next().is_some_and(|(key, _)| (key.0, &key.1) == (address, &known.1))
+        {
+            return ControlFlow::Continue(());
+        }
+        let text = String::from_utf8_lossy(bare);
+        let named = Named {
+            address: address.map(Hex),
+            name: Text::from_bytes(bare),
+            demangled: demangle(&text).map(|name| Text::from_bytes(name.as_bytes())),
+            version: version.map(|name| Text::from_bytes(name.as_bytes())),
+            default_version: listed
+                .version
+                .filter(|_| listed.defined && version.is_some())
+                .map(|(_, is_hidden)| !is_hidden),
+            size_bytes: listed.size,
+            kind: listed.kind,
+            binding: listed.binding,
+            defined: listed.defined,
+            table: listed.origin.as_str(),
+        };
+        found.insert((address, bare.to_vec(), index), named);
+        ControlFlow::Continue(())
+    });
+    (found.into_values().collect(), more)
+}
+
+/// What stands at those of `addresses` that lie in `mapped`.
+pub fn located<S: Source>(elf: &ElfFile<S>, mapped: &Mapped, addresses: &[Hex]) -> Vec<Located> {
+    let inside = |address: u64| mapped.pieces.iter().any(|piece| piece.avma.contains(&address));
+    let bias = mapped.bias(elf);
+    let mut symbols = None;
+    let mut list: Vec<Hex> = addresses.iter().copied().filter(|address| inside(address.0)).collect();
+    list.sort_unstable();
+    list.dedup();
+    list.into_iter()
+        .map(|address| {
+            let svma = bias.map(|bias| address.0.wrapping_sub(bias));
+            let section = svma.and_then(|svma| {
+                let holds = |svma: u64, start: u64, size: u64| start != 0 && svma.wrapping_sub(start) < size;
+                elf.sections().iter().find(|section| holds(svma, section.svma, section.size))
+            });
+            let symbol = svma.and_then(|svma| symbols.get_or_insert_with(|| elf.symbols()).lookup(elf, svma));
+            Located {
+                address,
+                linked_address: svma.map(Hex),
+                section: section.map(|section| Text::from_bytes(section.name.as_bytes())),
+                offset: symbol.as_ref().map(|symbol| symbol.offset),
+                function: symbol.map(|symbol| {
+                    let name = demangle(&symbol.name).unwrap_or(symbol.name);
+                    Text::from_bytes(name.as_bytes())
+                }),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_as_in_a_shell() {
+        for (pattern, name) in
+            [("*", ""), ("mall?c", "malloc"), ("SSL_*", "SSL_new"), ("*chk*", "__stack_chk_fail"), ("a*b*c", "axxbxbc")]
+        {
+            assert!(matches(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
+        }
+        for (pattern, name) in [("malloc", "mallocx"), ("?", ""), ("a*b", "ac"), ("", "x"), ("*x", "xy")] {
+            assert!(!matches(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_pattern_takes_no_exponential_time() {
+        let pattern = b"*a".repeat(64);
+        assert!(!matches(&[&pattern[..], b"b"].concat(), &vec![b'a'; 4096]));
+    }
+}
