@@ -120,7 +120,22 @@ impl<'r> Directory<'r> {
     ///
     /// When it cannot be opened or read, or is larger than [`LARGEST_FILE`].
     pub fn read_piece(&self, name: &str, into: &mut Vec<u8>) -> Result<(), Failure> {
-        self.read_until(name, into, |read, room| read < room)
+        match self.read_until(name, into, LARGEST_FILE, |read, room| read < room)? {
+            true => Ok(()),
+            false => Err(self.failure(name, Cause::TooLarge(LARGEST_FILE))),
+        }
+    }
+
+    /// Reads a file that the kernel writes in one piece, but no more than its first
+    /// `most` bytes; true when that was all. Otherwise as [`Directory::read_piece`].
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened or read.
+    pub fn read_head(&self, name: &str, into: &mut Vec<u8>, most: usize) -> Result<bool, Failure> {
+        let whole = self.read_until(name, into, most, |read, room| read < room)?;
+        into.truncate(most);
+        Ok(whole)
     }
 
     /// Reads a file whole. Otherwise as [`Directory::read_piece`].
@@ -129,15 +144,27 @@ impl<'r> Directory<'r> {
     ///
     /// As [`Directory::read_piece`].
     pub fn read(&self, name: &str, into: &mut Vec<u8>) -> Result<(), Failure> {
-        self.read_until(name, into, |read, _| read == 0)
+        match self.read_until(name, into, LARGEST_FILE, |read, _| read == 0)? {
+            true => Ok(()),
+            false => Err(self.failure(name, Cause::TooLarge(LARGEST_FILE))),
+        }
     }
 
-    fn read_until(&self, name: &str, into: &mut Vec<u8>, is_end: impl Fn(usize, usize) -> bool) -> Result<(), Failure> {
+    /// Reads until `is_end`, which is told what was read and for how much there was
+    /// room; false when there are more than `most` bytes.
+    fn read_until(
+        &self,
+        name: &str,
+        into: &mut Vec<u8>,
+        most: usize,
+        is_end: impl Fn(usize, usize) -> bool,
+    ) -> Result<bool, Failure> {
         let file = self.open(Access::Open, name, OFlags::RDONLY)?;
         into.clear();
         loop {
-            if into.len() > LARGEST_FILE {
-                return Err(self.failure(name, Cause::TooLarge(LARGEST_FILE)));
+            if into.len() > most {
+                self.run.ledger().read(into.len());
+                return Ok(false);
             }
             if into.capacity() - into.len() < 512 {
                 into.reserve(into.len().max(4096));
@@ -150,7 +177,7 @@ impl<'r> Directory<'r> {
             };
             if is_end(read, room) || read == 0 {
                 self.run.ledger().read(into.len());
-                return Ok(());
+                return Ok(into.len() <= most);
             }
         }
     }

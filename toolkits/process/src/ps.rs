@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use agent_model::{Gap, Gathered, Listing, Noted, Text};
 use agent_system::collector::TargetUse;
-use agent_system::{Capability, Collector, Failure, Process, Run, clock, in_halves, own, parse};
+use agent_system::{Capability, Cause, Collector, Failure, Process, Run, clock, in_halves, own, parse};
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -66,7 +66,8 @@ pub struct Row {
     #[schemars(extend("x-column" = "NAME", "x-tree" = "depth"))]
     pub name: Text,
     /// The arguments it has now; empty for a zombie and a kernel thread. A process
-    /// that has rewritten them may have left empty ones behind its title.
+    /// that has rewritten them may have left empty ones behind its title. Of more
+    /// than 128 KiB only the beginning, with a gap.
     #[schemars(extend("x-column" = "ARGS"))]
     pub args: Vec<Text>,
     /// Its executable, as its own mount namespace names it; absent for a kernel
@@ -149,6 +150,12 @@ struct Scan<'r> {
     /// target's.
     own_cgroup: Option<Vec<u8>>,
 }
+
+/// The bytes of arguments that are read of one process: as many as one argument can
+/// have at the most (MAX_ARG_STRLEN in linux/binfmts.h). All of them together can be
+/// a quarter of the stack's limit, for each process, and the agent lives in the
+/// memory limit of its pod.
+const MOST_ARGS: usize = 128 << 10;
 
 /// Below this many processes a second thread costs more than it gives.
 const WORTH_A_THREAD: usize = 256;
@@ -247,8 +254,12 @@ impl<'r> Scan<'r> {
 
     /// Arguments and executable.
     fn program(&self, process: &Process<'_>, row: &mut Noted<Row>, buffer: &mut Vec<u8>) -> Result<(), Failure> {
-        if self.noted("/args", process.read_piece("cmdline", buffer), row)?.is_some() {
+        if let Some(whole) = self.noted("/args", process.read_head("cmdline", buffer, MOST_ARGS), row)? {
             row.value.args = arguments(buffer);
+            if !whole {
+                let too_large = process.failure("cmdline", Cause::TooLarge(MOST_ARGS));
+                row.gaps.push(self.run.gap("/args", &too_large));
+            }
         }
         match process.link("exe") {
             Ok(path) => {
