@@ -11,8 +11,8 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 
 use agent_model::{Data, Envelope};
 use schemars::Schema;
-pub use stream::Streamed;
 use serde::Serialize;
+pub use stream::Streamed;
 
 /// An envelope of any command.
 pub type Printed<'a> = Envelope<&'a dyn erased_serde::Serialize, &'a dyn Data>;

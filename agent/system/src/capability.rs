@@ -68,6 +68,8 @@ impl Capability {
     pub const SYS_PTRACE: Self = Self(19);
     /// Reads kernel stacks, among a lot else.
     pub const SYS_ADMIN: Self = Self(21);
+    /// Follows the links of `map_files` to what a process has mapped.
+    pub const CHECKPOINT_RESTORE: Self = Self(40);
     /// Opens performance counters.
     pub const PERFMON: Self = Self(38);
 

@@ -27,6 +27,9 @@ pub struct CaptureOptions<'a> {
     pub buffer_bytes: u32,
     /// The longest that the kernel keeps a packet back to hand over more at once.
     pub hold: Duration,
+    /// Whether `any` is to give the older of its link headers, which does not name the
+    /// interface.
+    pub is_for_old_tools: bool,
 }
 
 /// A packet as it was captured.
@@ -197,7 +200,7 @@ impl<'r> Capture<'r> {
     /// When the filter is none, the interface is not there, or the kernel refuses:
     /// EPERM without NET_RAW.
     pub fn open(run: &'r Run, options: &CaptureOptions<'_>) -> Result<Self, Failure> {
-        let CaptureOptions { interface, filter, snaplen, buffer_bytes, hold } = *options;
+        let CaptureOptions { interface, filter, snaplen, buffer_bytes, hold, is_for_old_tools } = *options;
         compile(interface, filter).map_err(|words| {
             Failure::new(format!("filter: {words}").as_str(), Cause::Malformed("not a filter of pcap-filter(7)"))
         })?;
@@ -218,7 +221,7 @@ impl<'r> Capture<'r> {
         let what = format!("capture on {interface}");
         let refused = |error: &pcap::Error| told(&what, error, "libpcap cannot capture here");
         let mut handle = opened.and_then(pcap::Capture::setnonblock).map_err(|error| refused(&error))?;
-        if interface == ANY {
+        if interface == ANY && !is_for_old_tools {
             handle.set_datalink(SLL2).map_err(|error| refused(&error))?;
         }
         handle.filter(filter, true).map_err(|error| refused(&error))?;

@@ -101,7 +101,9 @@ impl<'r> Directory<'r> {
 
     pub(crate) fn open(&self, access: Access, name: &str, flags: OFlags) -> Result<OwnedFd, Failure> {
         self.permit(access, name)?;
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        // Beside O_PATH openat2(2) takes no others.
+        let unblocked = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NOCTTY | OFlags::NONBLOCK };
+        let flags = flags | OFlags::CLOEXEC | unblocked;
         let opened = if self.run.is_live() {
             rustix::fs::openat(&*self.fd, name, flags | OFlags::NOFOLLOW, Mode::empty())
         } else {

@@ -71,11 +71,19 @@ static void missing(const char *kind)
     say("{'missing': '%s', 'errno': %d}", kind, errno);
 }
 
-/* One line; `more` is further members. */
+/* One line; `more` is further members, with ' for ". */
 static void claim(const char *kind, const char *permissions, char *start, size_t size, const char *more)
 {
+    char *members = strdup(more);
+
+    if (members == NULL)
+        fail("strdup");
+    for (char *c = members; *c != '\0'; c++)
+        if (*c == '\'')
+            *c = '"';
     say("{'kind': '%s', 'permissions': '%s', 'start': '%p', 'end': '%p'%s}", kind, permissions, (void *)start,
-        (void *)(start + size), more);
+        (void *)(start + size), members);
+    free(members);
 }
 
 static void claim_path(const char *kind, const char *permissions, char *start, size_t size, const char *path,
@@ -137,8 +145,8 @@ static void anonymous_kinds(void)
     claim("anonymous", "rw-p", at, 4 * PAGE, ", 'flags': ['readable', 'writable', 'dont_copy', 'dont_dump']");
 
     /* The rest of the room itself. */
-    at = place(8 * APART);
-    claim("reserved", "---p", at - APART, 0, "");
+    at = place(APART);
+    say("{'kind': 'reserved', 'permissions': '---p', 'address': '%p'}", (void *)at);
 }
 
 static void shared_kinds(void)

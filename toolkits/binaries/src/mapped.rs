@@ -244,7 +244,7 @@ pub fn open<'r>(
     };
     // The kernel still has the file that is mapped, whatever became of its name.
     if (mapped.deleted || replaced)
-        && let Some(file) = nameless(process, mapped)
+        && let Some(file) = nameless(process, mapped, memory)
     {
         let image = Image::File(Arc::new(file));
         let elf = ElfFile::parse(image.clone())?;
@@ -261,8 +261,12 @@ pub fn open<'r>(
 
 /// The file that is mapped, by the links that lead to it and not to its path: that
 /// of the executable, and those of `map_files`, which few may follow.
-fn nameless<'r>(process: &Process<'r>, mapped: &Mapped) -> Option<TargetFile<'r>> {
-    let is_it = |file: &TargetFile<'_>| file.inode == mapped.inode && file.device == mapped.device;
+fn nameless<'r>(
+    process: &Process<'r>,
+    mapped: &Mapped,
+    memory: Option<&Arc<Memory<'r>>>,
+) -> Option<TargetFile<'r>> {
+    let is_it = |file: &TargetFile<'_>| is_mapped_file(file, mapped, memory);
     let first = mapped.pieces.first()?;
     let executable = process.link("exe").ok()?;
     let executable = executable.strip_suffix(b" (deleted)").unwrap_or(&executable);

@@ -79,8 +79,12 @@ With --symbols or --address, only modules that have an answer are listed.
   agent modules --address 0x7f12a4e11234     what stands at an address
   agent modules --hash --compare other.json  drift between two pods
   agent modules -o cyclonedx                 an SBOM of what runs (implies --packages)";
-    const CAPABILITIES: &'static [Capability] =
-        &[Capability::SYS_PTRACE, Capability::DAC_READ_SEARCH, Capability::DAC_OVERRIDE];
+    const CAPABILITIES: &'static [Capability] = &[
+        Capability::SYS_PTRACE,
+        Capability::DAC_READ_SEARCH,
+        Capability::DAC_OVERRIDE,
+        Capability::CHECKPOINT_RESTORE,
+    ];
     const FORMATS: &'static [ExtraFormat<Self::Data>] = &[ExtraFormat {
         name: "cyclonedx",
         about: "a CycloneDX 1.6 SBOM of the running components",

@@ -135,6 +135,16 @@ fn lines(directory: &Directory<'_>, file: &str, mut each: impl FnMut(&[u8])) -> 
     })
 }
 
+/// The gap for `failure` at `at`, and what it means for the answer.
+fn gap(run: &Run, at: &str, failure: &Failure, meaning: &str) -> Gap {
+    let mut gap = run.gap(at, failure);
+    gap.detail = Some(match gap.detail {
+        Some(detail) => format!("{detail}; {meaning}"),
+        None => meaning.to_owned(),
+    });
+    gap
+}
+
 /// The totals, by `smaps_rollup` (Linux 4.14).
 fn rollup(run: &Run, process: &Process<'_>) -> Result<Gathered<Mappings>, Failure> {
     let mut reader = Reader::default();
@@ -226,14 +236,14 @@ fn read(
             Err(failure) => failure,
         };
         if builder.count > 0 {
-            gaps.push(run.gap("/rows", &failure).detail("the mappings after the last one listed were not read"));
+            gaps.push(gap(run, "/rows", &failure, "the mappings after the last one listed were not read"));
             return Ok(true);
         }
         if failure.is_exited() {
             return Err(failure);
         }
         if file == "smaps" {
-            gaps.push(run.gap("/summary/rss_bytes", &failure).detail("no figures: only what maps has"));
+            gaps.push(gap(run, "/summary/rss_bytes", &failure, "no figures: only what maps has"));
         } else {
             gaps.push(run.gap("/rows", &failure));
         }
@@ -254,7 +264,7 @@ fn numa(run: &Run, holder: &Directory<'_>, builder: &mut Builder, gaps: &mut Vec
         None => *malformed += 1,
     });
     if let Err(failure) = read {
-        gaps.push(run.gap("/rows", &failure).detail("no numa_policy and no numa_nodes"));
+        gaps.push(gap(run, "/rows", &failure, "no numa_policy and no numa_nodes"));
     }
 }
 

@@ -4,7 +4,7 @@ mod bytes;
 mod counters;
 mod diag;
 mod options;
-mod owners;
+pub(crate) mod owners;
 mod row;
 mod source;
 mod table;

@@ -267,16 +267,20 @@ impl<'r> Scan<'r> {
                 row.value.executable_deleted = Some(deleted.is_some());
                 row.value.executable = Some(Text::from_bytes(deleted.unwrap_or(&path)));
             }
-            Err(failure) if failure.is_not_found() => {
-                let now = process.stat(buffer)?;
-                // It had memory when we began.
-                if now.state == b'Z' || now.is_exiting() {
-                    row.value.state = parse::state_name(now.state);
-                    row.value.args.clear();
-                }
-            }
             Err(failure) => {
-                self.noted("/executable", Err::<(), _>(failure), row)?;
+                // Has it lost its memory since we began? Who may not look at the link
+                // is told by the arguments, which went with it.
+                if failure.is_not_found() || (failure.is_denied() && row.value.args.is_empty()) {
+                    let now = process.stat(buffer)?;
+                    if now.state == b'Z' || now.is_exiting() {
+                        row.value.state = parse::state_name(now.state);
+                        row.value.args.clear();
+                        return Ok(());
+                    }
+                }
+                if !failure.is_not_found() {
+                    self.noted("/executable", Err::<(), _>(failure), row)?;
+                }
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use support::{Image, Stopped, Target, Workshop};
+use support::{Image, Stopped, Target, Workshop, framehop_of};
 
 fn main() {
     let workshop = Workshop::new();
@@ -100,30 +100,4 @@ fn time(rounds: u32, mut work: impl FnMut() -> usize) -> Duration {
         std::hint::black_box(work());
     }
     started.elapsed() / rounds
-}
-
-/// The same modules, as framehop takes them: whole sections.
-fn framehop_of(image: &Image) -> UnwinderX86_64<Vec<u8>> {
-    let mut unwinder = UnwinderX86_64::new();
-    for module in &image.modules {
-        let Some(tables) = module.elf.unwind_tables() else { continue };
-        let bytes = |extent: agent_binaries::elf::Extent| {
-            agent_binaries::elf::read_vec(&module.source, extent.offset, extent.size as usize).unwrap()
-        };
-        let range = |extent: agent_binaries::elf::Extent| extent.svma..extent.svma + extent.size;
-        unwinder.add_module(framehop::Module::new(
-            module.name.clone(),
-            module.avma.clone(),
-            module.bias,
-            framehop::ExplicitModuleSectionInfo {
-                base_svma: 0,
-                eh_frame: Some(bytes(tables.eh_frame)),
-                eh_frame_svma: Some(range(tables.eh_frame)),
-                eh_frame_hdr: tables.eh_frame_hdr.map(bytes),
-                eh_frame_hdr_svma: tables.eh_frame_hdr.map(range),
-                ..Default::default()
-            },
-        ));
-    }
-    unwinder
 }

@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use agent_binaries::demangle::demangle;
 use agent_binaries::elf::{Extent, UnwindTables};
 use agent_stacks::unwind::{EndReason, FoundBy, FrameKind, Module, Register, Registers, Unwinder};
+use framehop::Unwinder as _;
+use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64};
 
 mod support;
 
-use support::{Image, Stopped, Target, Workshop, eu_stack, gdb};
+use support::{Image, Stopped, Target, Workshop, eu_stack, framehop_of, gdb};
 
 #[test]
 fn takes_the_tables_from_memory_where_there_is_no_file() {
@@ -171,6 +173,41 @@ fn unwinds_cpp_and_rust_through_a_destructor_that_an_exception_runs() {
         assert_eq!(found, eu_stack(target.pid())[&tid], "{names:#?}");
         let peer: Vec<u64> = gdb(target.pid())[&tid].iter().map(|frame| frame.0).collect();
         assert_eq!(found, peer, "{names:#?}");
+    }
+}
+
+/// framehop goes by the frame pointer where a rule is too hard for it, so only
+/// programs without such rules can be compared: `deep.c` realigns its stack at
+/// -O2, and framehop finds other frames there from run to run.
+#[test]
+fn finds_the_frames_that_framehop_finds() {
+    let workshop = Workshop::new();
+    let program = workshop.compile("deep.c", "deep", &["-O0"]);
+    let script = "import time\nprint('ready', flush=True)\ntime.sleep(1000)";
+    let programs = [Command::new(&program), {
+        let mut python = Command::new("/usr/bin/python3");
+        python.arg("-c").arg(script);
+        python
+    }];
+    for mut command in programs {
+        let target = Target::start(&mut command);
+        target.blocked(target.pid());
+        let image = Image::of(&target);
+        let memory = target.memory();
+        let stopped = Stopped::seize(target.pid());
+        let stack = image.unwinder().unwind(stopped.registers(), |address| memory.read(address), 256);
+        assert!(stack.is_complete(), "{}", stack.end);
+
+        let (pc, sp, bp) = stopped.pc_sp_bp();
+        let (unwinder, mut cache) = (framehop_of(&image), CacheX86_64::new());
+        let mut read = |address| memory.read(address);
+        let registers = UnwindRegsX86_64::new(pc, sp, bp);
+        let mut frames = unwinder.iter_frames(pc, registers, &mut cache, &mut read);
+        let mut peer = Vec::new();
+        while let Ok(Some(frame)) = frames.next() {
+            peer.push(frame.address());
+        }
+        assert_eq!(stack.frames.iter().map(|frame| frame.avma).collect::<Vec<_>>(), peer);
     }
 }
 

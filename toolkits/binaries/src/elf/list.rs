@@ -10,7 +10,6 @@ use scroll::ctx::SizeWith;
 
 use super::dynamic::Dynamic;
 use super::facts::Problems;
-use super::links::read_uint;
 use super::source::{Source, read_vec};
 use super::strings::Strings;
 use super::symbols::{self, Place, SymbolOrigin};
@@ -78,41 +77,33 @@ pub(super) fn imports<S: Source>(
     dynamic: &Dynamic,
     each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) {
-    let Some(mut place) = dynamic_place(image, dynamic) else { return };
-    // With DT_GNU_HASH the symbols that are defined come last, and its second
-    // word says where they begin.
-    let first_defined = dynamic.gnu_hash.and_then(|hash| image.offset_of(hash)).and_then(|offset| {
-        let buckets = read_uint(image, offset, 4).filter(|buckets| *buckets > 0)?;
-        let first = read_uint(image, offset.checked_add(4)?, 4)?;
-        (buckets > 0).then_some(first)
-    });
-    if let Some(first) = first_defined {
-        place.count = place.count.min(first);
-    }
-    let _ = entries(image, &place, None, &mut |listed, name| {
-        if listed.defined || listed.kind == "section" { ControlFlow::Continue(()) } else { each(name) }
-    });
+    // DT_GNU_HASH says where the symbols that are defined begin, but a linker may
+    // put some that are not (weak ones, canonical PLT entries) behind them.
+    let Some(place) = dynamic_place(image, dynamic) else { return };
+    let is_undefined = |symbol: &Sym| symbol.st_shndx == section_header::SHN_UNDEF as usize;
+    let _ = entries(image, &place, None, is_undefined, &mut |_, name| each(name));
 }
 
 pub(super) fn all<S: Source>(image: &Image<'_, S>, dynamic: &Dynamic, visit: &mut Visit<'_>) {
     let mut problems = Problems::default();
     if let Some(place) = dynamic_place(image, dynamic) {
         let versions = dynamic.version_symbols.and_then(|svma| image.offset_of(svma));
-        if entries(image, &place, versions, visit).is_break() {
+        if entries(image, &place, versions, |_| true, visit).is_break() {
             return;
         }
     }
     if let Some(place) = symbols::from_section(image, section_header::SHT_SYMTAB, SymbolOrigin::Symtab, &mut problems) {
-        let _ = entries(image, &place, None, visit);
+        let _ = entries(image, &place, None, |_| true, visit);
     }
 }
 
-/// Hands out the entries of one table in blocks. A table that ends early ends
+/// Hands out the entries of one table that are `wanted`, in blocks. A table that ends early ends
 /// here as well; a name that cannot be read is skipped.
 fn entries<S: Source>(
     image: &Image<'_, S>,
     place: &Place,
     versions: Option<u64>,
+    wanted: impl Fn(&Sym) -> bool,
     visit: &mut Visit<'_>,
 ) -> ControlFlow<()> {
     const BLOCK: u64 = 2048;
@@ -128,6 +119,9 @@ fn entries<S: Source>(
             versions.and_then(|at| read_vec(image.source, at.checked_add(done * 2)?, block as usize * 2).ok());
         for (at, chunk) in bytes.chunks_exact(size).enumerate() {
             let Ok(symbol) = chunk.pread_with::<Sym>(0, image.context) else { continue };
+            if !wanted(&symbol) {
+                continue;
+            }
             let Some(name) = (symbol.st_name != 0).then(|| strings.get(symbol.st_name as u64)).flatten() else {
                 continue;
             };

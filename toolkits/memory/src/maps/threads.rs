@@ -27,7 +27,7 @@ pub(crate) fn stacks(run: &Run, process: &Process<'_>) -> Stacks {
     let mut left = match process.threads() {
         Ok(tids) => tids,
         Err(failure) => {
-            stacks.gaps.push(run.gap("/rows", &failure).detail("the stacks of threads are not told apart"));
+            stacks.gaps.push(super::gap(run, "/rows", &failure, "the stacks of threads are not told apart"));
             return stacks;
         }
     };
@@ -43,8 +43,7 @@ pub(crate) fn stacks(run: &Run, process: &Process<'_>) -> Stacks {
                 Err(failure) if failure.is_not_found() || failure.is_exited() => {}
                 Err(failure) => {
                     // What is denied for one thread is denied for all.
-                    let gap = run.gap("/rows", &failure);
-                    stacks.gaps.push(gap.detail(detail(&left[at..], "cannot be read")));
+                    stacks.gaps.push(super::gap(run, "/rows", &failure, &detail(&left[at..], "cannot be read")));
                     running.clear();
                     break;
                 }

@@ -28,6 +28,18 @@ pub enum Layer {
     Tunnel,
 }
 
+impl Layer {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Link => "link",
+            Self::Network => "network",
+            Self::Transport => "transport",
+            Self::Tunnel => "tunnel",
+        }
+    }
+}
+
 /// What a packet was wrapped in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tunnel {
@@ -73,6 +85,8 @@ pub struct Ip {
 pub struct Decoded<'a> {
     /// The interface index, which only the cooked header of version 2 has.
     pub interface: Option<u32>,
+    /// Whether it left this host, which only the cooked headers tell.
+    pub is_outgoing: Option<bool>,
     /// The protocol in the link header, the inner one where there are tunnels.
     pub ether_type: Option<u16>,
     /// The VLAN, the outer one where there are two.
@@ -186,6 +200,7 @@ impl<'a> Decoded<'a> {
 pub fn decode(link_type: u16, bytes: &[u8], wire_bytes: u32) -> Decoded<'_> {
     let mut decoded = Decoded {
         interface: None,
+        is_outgoing: None,
         ether_type: None,
         vlan: None,
         tunnels: [None; DEEPEST],
@@ -222,4 +237,4 @@ pub fn link_name(link_type: u16) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -164,8 +164,8 @@ impl Flows {
     }
 
     /// Those that are kept now, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = &Flow> {
-        self.flows.iter()
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flow> {
+        self.flows.iter_mut()
     }
 
     /// The flow between two places that an ICMP error is about; it is in a packet of
@@ -178,25 +178,10 @@ impl Flows {
     /// Puts a packet into its flow. `None` when it is not IP.
     pub fn place(&mut self, decoded: &Decoded<'_>, wire_bytes: u32, now_ns: u64) -> Option<Placed> {
         let ip = decoded.ip.as_ref()?;
-        let ports = match (decoded.ports(), ip.fragment) {
-            (Some(ports), Some(fragment)) => {
-                self.remember(ip, fragment, ports);
-                ports
-            }
-            (Some(ports), None) => ports,
-            (None, Some(fragment)) => self.of_siblings(ip, fragment),
-            (None, None) => (0, 0),
-        };
-        let (source, destination) = ((ip.source, ports.0), (ip.destination, ports.1));
-        let is_first = source <= destination;
-        let key = Key {
-            interface: decoded.interface.unwrap_or(0),
-            tunnel: decoded.innermost_tunnel(),
-            vlan: decoded.vlan,
-            protocol: ip.protocol,
-            ends: if is_first { [source, destination] } else { [destination, source] },
-        };
-        let sender = usize::from(!is_first);
+        if let (Some(ports), Some(fragment)) = (decoded.ports(), ip.fragment) {
+            self.remember(ip, fragment, ports);
+        }
+        let (key, sender) = self.key(decoded)?;
         let tcp = match &decoded.transport {
             Transport::Tcp(tcp) => Some(tcp),
             _ => None,
@@ -233,6 +218,34 @@ impl Flows {
             hello_bytes = watch_tls(&mut flow.tls, &mut self.partial_bytes, from, tcp.sequence, decoded);
         }
         Some(Placed { flow: number, from, marks, hello_bytes, is_first: is_new })
+    }
+
+    /// The flow of a packet that was placed before.
+    pub fn find(&self, decoded: &Decoded<'_>) -> Option<Placed> {
+        let (key, sender) = self.key(decoded)?;
+        let flow = *self.index.get(&key)?;
+        let from = usize::from(sender != self.get(flow)?.client);
+        Some(Placed { flow, from, marks: Marks::default(), hello_bytes: 0, is_first: false })
+    }
+
+    /// The key of a packet, and which of its ends has sent it.
+    fn key(&self, decoded: &Decoded<'_>) -> Option<(Key, usize)> {
+        let ip = decoded.ip.as_ref()?;
+        let ports = match (decoded.ports(), ip.fragment) {
+            (Some(ports), _) => ports,
+            (None, Some(fragment)) => self.of_siblings(ip, fragment),
+            (None, None) => (0, 0),
+        };
+        let (source, destination) = ((ip.source, ports.0), (ip.destination, ports.1));
+        let is_first = source <= destination;
+        let key = Key {
+            interface: decoded.interface.unwrap_or(0),
+            tunnel: decoded.innermost_tunnel(),
+            vlan: decoded.vlan,
+            protocol: ip.protocol,
+            ends: if is_first { [source, destination] } else { [destination, source] },
+        };
+        Some((key, usize::from(!is_first)))
     }
 
     fn begin(&mut self, key: Key, client: usize, now_ns: u64) -> u32 {

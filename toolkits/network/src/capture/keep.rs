@@ -12,14 +12,14 @@ const ARP: u16 = 0x0806;
 const DNS: [u16; 2] = [53, 5353];
 
 /// Whether this is DNS, by its ports.
-pub fn is_dns(decoded: &Decoded<'_>) -> bool {
+pub(crate) fn is_dns(decoded: &Decoded<'_>) -> bool {
     decoded.ports().is_some_and(|(source, destination)| DNS.contains(&source) || DNS.contains(&destination))
 }
 
 /// How many of the captured bytes are kept when payload is not: all headers, DNS,
 /// the first `hello_bytes` of the payload, which are a TLS hello, and of an ICMP
 /// error the headers that it quotes.
-pub fn kept_bytes(decoded: &Decoded<'_>, captured: usize, hello_bytes: usize) -> usize {
+pub(crate) fn kept_bytes(decoded: &Decoded<'_>, captured: usize, hello_bytes: usize) -> usize {
     let headers = decoded.payload_at.max(LEAST);
     let more = match &decoded.transport {
         _ if is_dns(decoded) => decoded.payload.len(),
@@ -35,34 +35,34 @@ pub fn kept_bytes(decoded: &Decoded<'_>, captured: usize, hello_bytes: usize) ->
 
 /// A packet in the [`Ring`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub(crate) struct Held {
     /// When, in nanoseconds since 1970.
-    pub time_ns: u64,
+    pub(crate) time_ns: u64,
     /// Its length on the wire.
-    pub wire_bytes: u32,
+    pub(crate) wire_bytes: u32,
     /// How much of it is held.
-    pub bytes: u32,
+    pub(crate) bytes: u32,
 }
 
 /// The last packets, in a bounded number of bytes.
 #[derive(Debug)]
-pub struct Ring {
+pub(crate) struct Ring {
     most_bytes: usize,
     most_packets: usize,
     held: VecDeque<Held>,
     bytes: VecDeque<u8>,
     /// Packets that had to go.
-    pub overwritten: u64,
+    pub(crate) overwritten: u64,
 }
 
 impl Ring {
     /// A ring of the last `most_packets` packets, in at most `most_bytes`.
-    pub fn new(most_bytes: usize, most_packets: usize) -> Self {
+    pub(crate) fn new(most_bytes: usize, most_packets: usize) -> Self {
         Self { most_bytes, most_packets, held: VecDeque::new(), bytes: VecDeque::new(), overwritten: 0 }
     }
 
     /// Puts a packet in, in the place of the oldest ones.
-    pub fn push(&mut self, time_ns: u64, wire_bytes: u32, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, time_ns: u64, wire_bytes: u32, bytes: &[u8]) {
         let bytes = &bytes[..bytes.len().min(self.most_bytes)];
         while self.held.len() >= self.most_packets.max(1)
             || (self.bytes.len() + bytes.len() > self.most_bytes && !self.held.is_empty())
@@ -76,7 +76,7 @@ impl Ring {
     }
 
     /// Hands each packet out, the oldest first.
-    pub fn drain(mut self, mut each: impl FnMut(Held, &[u8])) {
+    pub(crate) fn drain(mut self, mut each: impl FnMut(Held, &[u8])) {
         let mut rest: &[u8] = self.bytes.make_contiguous();
         for held in &self.held {
             let (bytes, after) = rest.split_at(rest.len().min(held.bytes as usize));

@@ -36,20 +36,20 @@ type Exchange = (Place, Place, u16);
 
 /// All that was asked and answered.
 #[derive(Debug, Default)]
-pub struct Names {
+pub(crate) struct Names {
     asked: BTreeMap<Key, Asked>,
     pending: HashMap<Exchange, (Question, u64)>,
     order: VecDeque<Exchange>,
     denials: HashMap<IpAddr, VecDeque<(Question, u64)>>,
     searches: BTreeMap<(Vec<u8>, IpAddr), (BTreeSet<Vec<u8>>, u64)>,
     /// Questions that are not told, since there were too many.
-    pub left_out: u64,
+    pub(crate) left_out: u64,
 }
 
 impl Names {
     /// Takes a message from `source` to `destination`. The latency, if it answers a
     /// query that was seen, in nanoseconds.
-    pub fn message(&mut self, message: Message, source: Place, destination: Place, now_ns: u64) -> Option<u64> {
+    pub(crate) fn message(&mut self, message: Message, source: Place, destination: Place, now_ns: u64) -> Option<u64> {
         // Only queries: notifications and updates are other protocols in the same coat.
         if message.opcode != 0 {
             return None;
@@ -135,7 +135,7 @@ impl Names {
     }
 
     /// Everything, sorted.
-    pub fn finish(self) -> data::Dns {
+    pub(crate) fn finish(self) -> data::Dns {
         let questions = self.asked.into_iter().map(|((question, server), asked)| data::Question {
             name: Text::from_bytes(&question.name),
             kind: kind_name(question.kind),

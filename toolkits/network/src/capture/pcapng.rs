@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn blocks_say_their_length_twice_and_are_padded() {
-        let tagged = Tagged { bytes: &[1, 2, 3], pid: Some(7), comment: "x", is_outgoing: Some(true), ..Tagged::default() };
+        let tagged =
+            Tagged { bytes: &[1, 2, 3], pid: Some(7), comment: "x", is_outgoing: Some(true), ..Tagged::default() };
         let all = [
             section("agent", "session 1"),
             interface(1, 96, "eth0", "tcp"),
@@ -199,7 +200,8 @@ mod tests {
             statistics(&Statistics::default()),
         ];
         for block in all {
-            let word = |at: usize| u32::from_ne_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]) as usize;
+            let word =
+                |at: usize| u32::from_ne_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]) as usize;
             assert_eq!((block.len() % 4, word(4), word(block.len() - 4)), (0, block.len(), block.len()));
         }
         assert_eq!(packet(&Tagged::default()).len(), 32, "no options, and no end of them");

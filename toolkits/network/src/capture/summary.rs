@@ -216,10 +216,8 @@ impl Watch {
         summary.flows_evicted = self.flows.evicted;
         summary.first_time = (summary.packets > 0).then(|| clock::rfc3339(first_ns / 1000));
         summary.duration_us = self.last_ns.saturating_sub(first_ns) / 1000;
-        summary.malformed =
-            LAYERS.into_iter().zip(self.malformed).filter(|(_, count)| *count > 0).collect();
-        let rows: Vec<data::Flow> =
-            self.flows.into_sorted().iter().map(|flow| row(flow, first_ns, is_any)).collect();
+        summary.malformed = LAYERS.into_iter().zip(self.malformed).filter(|(_, count)| *count > 0).collect();
+        let rows: Vec<data::Flow> = self.flows.into_sorted().iter().map(|flow| row(flow, first_ns, is_any)).collect();
         summary.flows = rows.len() as u64;
         for row in &rows {
             summary.resets += u64::from(matches!(row.state, Some("reset" | "refused")));
@@ -381,5 +379,125 @@ pub fn icmp_error(icmp: &Icmp) -> &'static str {
         (false, 11, _) | (true, 3, _) => "reassembly_time_exceeded",
         (false, 12, _) | (true, 4, _) => "parameter_problem",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decode::decode;
+    use super::super::decode::tests::{Random, corpus};
+    use super::super::tls::tests::client_hello;
+    use super::*;
+
+    /// IPv4 and TCP from 10.0.0.1:40000 to 10.0.0.2:443, or back.
+    fn segment(back: bool, flags: u8, sequence: u32, acknowledgment: u32, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0; 40];
+        packet[0] = 0x45;
+        packet[2..4].copy_from_slice(&(40 + payload.len() as u16).to_be_bytes());
+        packet[9] = 6;
+        packet[12..16].copy_from_slice(&[10, 0, 0, 1 + u8::from(back)]);
+        packet[16..20].copy_from_slice(&[10, 0, 0, 2 - u8::from(back)]);
+        let ports: [u16; 2] = if back { [443, 40000] } else { [40000, 443] };
+        packet[20..22].copy_from_slice(&ports[0].to_be_bytes());
+        packet[22..24].copy_from_slice(&ports[1].to_be_bytes());
+        packet[24..28].copy_from_slice(&sequence.to_be_bytes());
+        packet[28..32].copy_from_slice(&acknowledgment.to_be_bytes());
+        packet[32] = 0x50;
+        packet[33] = flags;
+        packet[34] = 0xff;
+        [packet, payload.to_vec()].concat()
+    }
+
+    fn take(watch: &mut Watch, packet: &[u8], now_ns: u64) -> Noticed {
+        watch.packet(&decode(101, packet, packet.len() as u32), packet.len() as u32, now_ns)
+    }
+
+    #[test]
+    fn a_hello_in_two_segments_is_put_together_and_kept() {
+        let hello = client_hello(b"db.example", 16_000);
+        let (first, second) = hello.split_at(40);
+        let mut watch = Watch::default();
+        take(&mut watch, &segment(false, 2, 99, 0, b""), 0);
+        let a = take(&mut watch, &segment(false, 0x18, 100, 1, first), 1000);
+        let b = take(&mut watch, &segment(false, 0x18, 140, 1, &[second, b"early"].concat()), 2000);
+        let kept = |noticed: Noticed| noticed.placed.map(|placed| placed.hello_bytes);
+        assert_eq!((kept(a), kept(b)), (Some(40), Some(second.len())));
+        let alert = segment(true, 0x18, 1, 500, b"\x15\x03\x03\x00\x02\x02\x28");
+        take(&mut watch, &alert, 3000);
+        let data = watch.finish(false);
+        let tls = data.rows.as_ref().and_then(|rows| rows[0].tls.as_ref()).expect("TLS");
+        assert_eq!(tls.server_name.as_ref().map(|name| name.as_str()), Some("db.example"));
+        assert_eq!((tls.alerts[0].from, tls.alerts[0].description), ("server", "handshake_failure"));
+    }
+
+    #[test]
+    fn requests_meet_their_responses() {
+        let mut watch = Watch::default();
+        take(&mut watch, &segment(false, 2, 99, 0, b""), 0);
+        take(&mut watch, &segment(false, 0x18, 100, 1, b"GET /a?x=1 HTTP/1.1\r\nHost: h\r\n\r\n"), 1_000_000);
+        take(&mut watch, &segment(true, 0x18, 1, 133, b"HTTP/1.1 100 Continue\r\n\r\n"), 2_000_000);
+        take(&mut watch, &segment(true, 0x18, 26, 133, b"HTTP/1.1 503 No\r\n\r\n"), 5_000_000);
+        let data = watch.finish(false);
+        let exchange = &data.http.expect("HTTP")[0];
+        assert_eq!((exchange.method, exchange.target.as_str()), ("GET", "/a?x=*"));
+        assert_eq!((exchange.status, exchange.first_byte_us), (Some(503), Some(4000)));
+    }
+
+    #[test]
+    fn a_port_that_is_used_again_is_another_flow() {
+        let mut watch = Watch::default();
+        for (start, time) in [(0, 0), (5000, 10)] {
+            take(&mut watch, &segment(false, 2, start, 0, b""), time);
+            take(&mut watch, &segment(true, 0x12, 70, start + 1, b""), time + 1);
+            take(&mut watch, &segment(false, 0x10, start + 1, 71, b""), time + 2);
+            take(&mut watch, &segment(true, 0x14, 71, start + 1, b""), time + 3);
+        }
+        let rows = watch.finish(false).rows.expect("rows");
+        assert_eq!(rows.len(), 2);
+        assert!(
+            rows.iter().all(|row| row.state == Some("reset") && row.client_port == 40000 && row.client_packets == 2)
+        );
+        assert_eq!(rows[0].tcp.as_ref().and_then(|tcp| tcp.reset_by), Some("server"));
+    }
+
+    #[test]
+    fn the_table_of_flows_lets_go_of_the_least_recently_seen() {
+        let mut flows = Flows::new(2);
+        let packet = |port: u16| {
+            let mut packet = segment(false, 0x10, 1, 1, b"");
+            packet[20..22].copy_from_slice(&port.to_be_bytes());
+            packet
+        };
+        for (time, port) in [40001, 40002, 40001, 40003].into_iter().enumerate() {
+            let packet = packet(port);
+            flows.place(&decode(101, &packet, 40), 40, time as u64);
+        }
+        let ports: Vec<u16> = flows.into_sorted().iter().map(|flow| flow.ends()[0].1).collect();
+        assert_eq!(ports, [40001, 40003]);
+    }
+
+    #[test]
+    fn whatever_comes_is_counted_and_nothing_panics() {
+        let mut random = Random(42);
+        let mut watch = Watch::default();
+        watch.flows = Flows::new(64);
+        let corpus = corpus();
+        for time in 0..100_000 {
+            let (link_type, packet) = &corpus[random.below(corpus.len())];
+            let mut packet = packet.clone();
+            for _ in 0..random.below(4) {
+                let at = random.below(packet.len());
+                packet[at] = random.next() as u8;
+            }
+            let decoded = decode(*link_type, &packet, packet.len() as u32);
+            let noticed = watch.packet(&decoded, packet.len() as u32, time * random.below(3000) as u64);
+            let hello_bytes = noticed.placed.map_or(0, |placed| placed.hello_bytes);
+            assert!(hello_bytes <= decoded.payload.len());
+            assert!(keep::kept_bytes(&decoded, packet.len(), hello_bytes) <= packet.len());
+        }
+        assert!(watch.flows.evicted > 0);
+        let data = watch.finish(true);
+        assert_eq!(data.summary.map(|summary| summary.packets), Some(100_000));
+        assert_eq!(data.rows.map(|rows| rows.len()), Some(64));
     }
 }

@@ -211,9 +211,8 @@ impl Connection {
             // It was acknowledged already.
             marks.retransmission = true;
         } else if !advances {
-            let fast = other.repeats >= 2
-                && other.ack == Some(tcp.sequence)
-                && now_ns.saturating_sub(other.ack_ns) < FAST_NS;
+            let fast =
+                other.repeats >= 2 && other.ack == Some(tcp.sequence) && now_ns.saturating_sub(other.ack_ns) < FAST_NS;
             let patience = self.handshake.whole_ns.unwrap_or(OVERTAKEN_NS);
             let overtaken = now_ns.saturating_sub(own.next_ns) < patience && end != next;
             marks.retransmission = fast || !overtaken;

@@ -256,12 +256,12 @@ pub fn alert_name(description: u8) -> &'static str {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A ClientHello with SNI `name`, ALPN h2 and TLS 1.3 (and GREASE) offered, in
     /// records of at most `record` bytes.
-    pub(in super::super) fn client_hello(name: &[u8], record: usize) -> Vec<u8> {
+    pub(crate) fn client_hello(name: &[u8], record: usize) -> Vec<u8> {
         let vector = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
         let extension = |kind: u16, data: &[u8]| [&kind.to_be_bytes()[..], &vector(data)].concat();
         let extensions = [

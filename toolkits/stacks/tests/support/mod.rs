@@ -15,8 +15,10 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use agent_binaries::elf::{ElfFile, Source, SymbolTable};
+use agent_binaries::elf::{ElfFile, Extent, Source, SymbolTable, read_vec};
 use agent_stacks::unwind::{Module, Register, Registers, Unwinder, Unwound};
+use framehop::Unwinder as _;
+use framehop::x86_64::UnwinderX86_64;
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -401,4 +403,28 @@ end
         threads.entry(words[0].parse().unwrap()).or_default().push(frame);
     }
     threads
+}
+
+/// The same modules, as framehop takes them: whole sections.
+pub(crate) fn framehop_of(image: &Image) -> UnwinderX86_64<Vec<u8>> {
+    let mut unwinder = UnwinderX86_64::new();
+    for module in &image.modules {
+        let Some(tables) = module.elf.unwind_tables() else { continue };
+        let bytes = |extent: Extent| read_vec(&module.source, extent.offset, extent.size as usize).unwrap();
+        let range = |extent: Extent| extent.svma..extent.svma + extent.size;
+        unwinder.add_module(framehop::Module::new(
+            module.name.clone(),
+            module.avma.clone(),
+            module.bias,
+            framehop::ExplicitModuleSectionInfo {
+                base_svma: 0,
+                eh_frame: Some(bytes(tables.eh_frame)),
+                eh_frame_svma: Some(range(tables.eh_frame)),
+                eh_frame_hdr: tables.eh_frame_hdr.map(bytes),
+                eh_frame_hdr_svma: tables.eh_frame_hdr.map(range),
+                ..Default::default()
+            },
+        ));
+    }
+    unwinder
 }

@@ -5,6 +5,8 @@ use super::{Decoded, Layer, Rest, Step, Stop, network, u16_at, u32_at};
 /// The most VLAN tags that are looked through.
 const MOST_TAGS: usize = 4;
 
+/// PACKET_OUTGOING (packet(7)).
+const OUTGOING: u16 = 4;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 /// Transparent Ethernet bridging: an Ethernet frame in GRE or Geneve.
@@ -18,11 +20,13 @@ pub(super) fn packet<'a>(into: &mut Decoded<'a>, link_type: u16, rest: Rest<'a>)
         101 | 228 | 229 => network::any(into, rest),
         113 => {
             let (header, rest) = rest.split(16, Layer::Link)?;
+            into.is_outgoing = Some(u16_at(header, 0) == OUTGOING);
             ether_type(into, u16_at(header, 14), rest)
         }
         276 => {
             let (header, rest) = rest.split(20, Layer::Link)?;
             into.interface = Some(u32_at(header, 4));
+            into.is_outgoing = Some(u16::from(header[10]) == OUTGOING);
             ether_type(into, u16_at(header, 0), rest)
         }
         _ => Err(Stop::Done),
