@@ -275,12 +275,18 @@ pub(crate) struct Child {
     lines: Receiver<String>,
     /// The lines before `"ready"`.
     pub(crate) truth: Vec<Value>,
+    /// Where it makes its files; removed after it has ended.
+    directory: Option<tempfile::TempDir>,
 }
 
 impl Child {
     /// Starts the program of tests/targets called `name`, built with `flags`, and waits until it is ready.
     pub(crate) fn target<S: AsRef<OsStr>>(name: &str, flags: &[&str], args: impl IntoIterator<Item = S>) -> Self {
-        Self::ready(Command::new(agent_targets::build(name, flags)).args(args))
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut command = Command::new(agent_targets::build(name, flags));
+        let mut child = Self::ready(command.args(args).env("TMPDIR", directory.path()));
+        child.directory = Some(directory);
+        child
     }
 
     /// Starts a program that states its truth, and waits until it is ready.
@@ -305,7 +311,7 @@ impl Child {
                 }
             }
         });
-        Self { child, lines, truth: Vec::new() }
+        Self { child, lines, truth: Vec::new(), directory: None }
     }
 
     /// Its process ID.

@@ -84,7 +84,7 @@ impl Failure {
     pub fn gap(&self, at: impl Into<String>) -> Gap {
         let reason = match &self.cause {
             Cause::Os(Errno::ACCESS | Errno::PERM) | Cause::Hidden => Reason::PermissionDenied,
-            Cause::Os(Errno::NOENT) => Reason::NotFound,
+            Cause::Os(Errno::NOENT | Errno::NODEV) => Reason::NotFound,
             Cause::Os(Errno::SRCH) | Cause::Exited => Reason::Exited,
             Cause::Os(Errno::NOSYS | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT)
             | Cause::Unsupported(_) => Reason::Unsupported,

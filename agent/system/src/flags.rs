@@ -20,7 +20,8 @@ pub fn open_flags(flags: u32) -> Vec<&'static str> {
         (OFlags::NONBLOCK, "nonblock"),
         // O_SYNC and O_TMPFILE hold the bits of O_DSYNC and O_DIRECTORY.
         (OFlags::SYNC, "sync"),
-        (OFlags::DSYNC, "dsync"),
+        // Of asm-generic/fcntl.h: rustix takes it for O_SYNC.
+        (OFlags::from_bits_retain(0o10_000), "dsync"),
         (OFlags::TMPFILE, "tmpfile"),
         (OFlags::TRUNC, "trunc"),
     ];

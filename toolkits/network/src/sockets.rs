@@ -6,6 +6,7 @@ mod diag;
 mod options;
 pub(crate) mod owners;
 mod row;
+mod socket;
 mod source;
 mod table;
 mod tcp;
@@ -22,12 +23,13 @@ use serde::Serialize;
 pub use counters::Counters;
 pub use options::Options;
 pub use owners::{Owner, Owners};
-pub use row::{Memory, Row, Socket, Timer};
+pub use row::{Memory, Row, Timer};
+pub use socket::Socket;
 pub use tcp::Tcp;
 pub use words::{Family, Protocol, State};
 
 use owners::{Holders, Walk};
-use row::Detail;
+use socket::Detail;
 use source::{Place, Tables};
 
 /// The collector of sockets.
@@ -175,7 +177,7 @@ fn others(run: &Run, place: &Place<'_>, holders: &Holders, rows: &mut Vec<Socket
         socket.inode = inode;
         socket.owners = holders.of(inode);
         let name = process.socket_protocol(owner.fd).ok();
-        socket.detail = Detail::Other(name.as_deref().and_then(tcp::Name::new));
+        socket.detail = Detail::Other(name.as_deref().and_then(tcp::Name::new).map(Box::new));
         rows.push(socket);
     }
 }

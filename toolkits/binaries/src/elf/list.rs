@@ -81,19 +81,22 @@ pub(super) fn imports<S: Source>(
     // put some that are not (weak ones, canonical PLT entries) behind them.
     let Some(place) = dynamic_place(image, dynamic) else { return };
     let is_undefined = |symbol: &Sym| symbol.st_shndx == section_header::SHN_UNDEF as usize;
-    let _ = entries(image, &place, None, is_undefined, &mut |_, name| each(name));
+    let strings = Strings::of(image.source, &place, false);
+    let _ = entries(image, &place, strings, None, is_undefined, &mut |_, name| each(name));
 }
 
 pub(super) fn all<S: Source>(image: &Image<'_, S>, dynamic: &Dynamic, visit: &mut Visit<'_>) {
     let mut problems = Problems::default();
     if let Some(place) = dynamic_place(image, dynamic) {
         let versions = dynamic.version_symbols.and_then(|svma| image.offset_of(svma));
-        if entries(image, &place, versions, |_| true, visit).is_break() {
+        let strings = Strings::of(image.source, &place, true);
+        if entries(image, &place, strings, versions, |_| true, visit).is_break() {
             return;
         }
     }
     if let Some(place) = symbols::from_section(image, section_header::SHT_SYMTAB, SymbolOrigin::Symtab, &mut problems) {
-        let _ = entries(image, &place, None, |_| true, visit);
+        let strings = Strings::of(image.source, &place, true);
+        let _ = entries(image, &place, strings, None, |_| true, visit);
     }
 }
 
@@ -102,6 +105,7 @@ pub(super) fn all<S: Source>(image: &Image<'_, S>, dynamic: &Dynamic, visit: &mu
 fn entries<S: Source>(
     image: &Image<'_, S>,
     place: &Place,
+    mut strings: Strings<'_, S>,
     versions: Option<u64>,
     wanted: impl Fn(&Sym) -> bool,
     visit: &mut Visit<'_>,
@@ -109,7 +113,6 @@ fn entries<S: Source>(
     const BLOCK: u64 = 2048;
     let size = Sym::size_with(&image.context);
     let count = place.count.min(MAX_SYMBOL_ENTRIES);
-    let mut strings = Strings::of(image.source, place);
     let mut done = 0;
     while done < count {
         let block = (count - done).min(BLOCK);

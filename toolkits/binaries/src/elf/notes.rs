@@ -43,6 +43,8 @@ pub(super) fn read<S: Source>(image: &Image<'_, S>, problems: &mut Problems) -> 
         // and `sh_addralign` is not kept: 4 is what both notes are aligned to.
         if matches!(section.name.as_str(), ".note.gnu.build-id" | ".note.go.buildid") {
             read_part(image, section.offset, section.size, 4, &mut notes, problems);
+        } else if image.segments.is_empty() && section.name == ".note.gnu.property" {
+            read_part(image, section.offset, section.size, image.context.size() as u64, &mut notes, problems);
         }
     }
     notes

@@ -6,6 +6,14 @@ use super::{MAX_SYMBOL_NAME, symbols};
 
 /// Bytes of a window: the names of one library's imports mostly fit.
 const WINDOW: usize = 32 * 1024;
+/// Bytes of a table that is read whole where all of its names are wanted, since
+/// these come in no order.
+const WHOLE: u64 = 8 << 20;
+/// Bytes of a window into a larger table then.
+const SMALL: usize = 4096;
+/// Bytes that are read for one table: offsets can be so forged that each name costs
+/// a window.
+const MAX_READ: usize = 256 << 20;
 
 /// A string table of the image.
 pub(super) struct Strings<'a, S> {
@@ -15,16 +23,27 @@ pub(super) struct Strings<'a, S> {
     window: Vec<u8>,
     /// Where in the table the window starts.
     at: u64,
+    /// Bytes of a window.
+    step: usize,
+    /// Bytes that may still be read.
+    left: usize,
 }
 
 impl<'a, S: Source> Strings<'a, S> {
     pub(super) fn new(source: &'a S, (offset, size): (u64, u64)) -> Self {
-        Self { source, offset, size, window: Vec::new(), at: 0 }
+        Self { source, offset, size, window: Vec::new(), at: 0, step: WINDOW, left: MAX_READ }
     }
 
-    /// The strings of a symbol table.
-    pub(super) fn of(source: &'a S, place: &symbols::Place) -> Self {
-        Self::new(source, place.strings)
+    /// The strings of a symbol table; `all` where all of its names are wanted.
+    pub(super) fn of(source: &'a S, place: &symbols::Place, all: bool) -> Self {
+        let mut strings = Self::new(source, place.strings);
+        if all && strings.size <= WHOLE {
+            // What cannot be read is missed when it is asked for.
+            let _ = strings.fill(0, WHOLE as usize);
+        } else if all {
+            strings.step = SMALL;
+        }
+        strings
     }
 
     /// The string at `at`; `None` where it lies outside or does not end.
@@ -35,7 +54,7 @@ impl<'a, S: Source> Strings<'a, S> {
         let end = match self.end_of(at) {
             Some(end) => end,
             None => {
-                self.fill(at, WINDOW)?;
+                self.fill(at, self.step)?;
                 match self.end_of(at) {
                     Some(end) => end,
                     None => {
@@ -58,6 +77,7 @@ impl<'a, S: Source> Strings<'a, S> {
 
     fn fill(&mut self, at: u64, bytes: usize) -> Option<()> {
         let there = usize::try_from(self.size - at).unwrap_or(usize::MAX).min(bytes);
+        self.left = self.left.checked_sub(there)?;
         self.window = read_vec(self.source, self.offset.checked_add(at)?, there).ok()?;
         self.at = at;
         (!self.window.is_empty()).then_some(())

@@ -14,6 +14,8 @@ const MAX_TABLE: usize = 256 * 1024;
 /// Libraries whose versions are read, and versions of all of them together.
 const MAX_LIBRARIES: u64 = 1024;
 const MAX_VERSIONS: usize = 8192;
+/// Bytes of one name: strings may overlap, so each is bounded.
+const MAX_NAME: usize = 512;
 
 /// What is required of one library (`Elf64_Verneed`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +101,8 @@ fn chain<S: Source>(image: &Image<'_, S>, svma: u64, name: &str, problems: &mut 
 }
 
 fn text<S: Source>(strings: &mut Strings<'_, S>, at: u32) -> Option<String> {
-    strings.get(u64::from(at)).map(|name| String::from_utf8_lossy(name).into_owned())
+    let name = strings.get(u64::from(at)).filter(|name| <[u8]>::len(name) <= MAX_NAME)?;
+    Some(String::from_utf8_lossy(name).into_owned())
 }
 
 fn required<S: Source>(chain: &Chain, count: u64, strings: &mut Strings<'_, S>, versions: &mut Versions) -> Option<()> {

@@ -13,6 +13,9 @@ use crate::mapped::Mapped;
 
 /// Symbols that are listed of one module.
 pub const MAX_NAMED: usize = 20_000;
+/// Bytes of their names: names in a file may overlap, so that a small file can hold
+/// gigabytes of them.
+const MAX_NAMES: usize = 8 << 20;
 
 /// A symbol that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
@@ -110,13 +113,15 @@ pub fn named<S: Source>(elf: &ElfFile<S>, bias: Option<u64>, pattern: &str) -> (
     let versions = elf.versions();
     let mut found: BTreeMap<(Option<u64>, Vec<u8>, Option<u16>), Named> = BTreeMap::new();
     let mut more = false;
+    let mut bytes = 0;
     elf.each_symbol(&mut |listed, name| {
         // gcc's and ld's own notation in .symtab: `name@VERSION`, `name@@VERSION`.
         let bare = name.split(|byte| *byte == b'@').next().unwrap_or(name);
         if matches!(listed.kind, "section" | "file") || !matches(pattern.as_bytes(), bare) {
             return ControlFlow::Continue(());
         }
-        if found.len() == MAX_NAMED {
+        bytes += bare.len();
+        if found.len() == MAX_NAMED || bytes > MAX_NAMES {
             more = true;
             return ControlFlow::Break(());
         }
@@ -136,7 +141,7 @@ pub fn named<S: Source>(elf: &ElfFile<S>, bias: Option<u64>, pattern: &str) -> (
         let named = Named {
             address: address.map(Hex),
             name: Text::from_bytes(bare),
-            demangled: demangle(&text).map(|name| Text::from_bytes(name.as_bytes())),
+            demangled: demangle(&text).filter(|name| name.len() < 4096).map(|name| Text::from_bytes(name.as_bytes())),
             version: version.map(|name| Text::from_bytes(name.as_bytes())),
             default_version: listed
                 .version

@@ -11,10 +11,10 @@ use std::{env, fs, io};
 use agent_binaries::elf::Source;
 
 /// A file read with pread(2), as the agent reads it.
-pub struct OnDisk(File, u64);
+pub(crate) struct OnDisk(File, u64);
 
 impl OnDisk {
-    pub fn open(path: &Path) -> Self {
+    pub(crate) fn open(path: &Path) -> Self {
         let file = File::open(path).unwrap();
         let len = file.metadata().unwrap().len();
         Self(file, len)
@@ -33,7 +33,7 @@ impl Source for OnDisk {
 
 /// Every ELF file below `/usr/bin` and `/usr/lib`, each inode once, sorted; `count` of them, evenly spread, unless
 /// `AGENT_TEST_ALL` is set.
-pub fn sample(count: usize) -> Vec<PathBuf> {
+pub(crate) fn sample(count: usize) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut seen = BTreeSet::new();
     let mut folders = vec![PathBuf::from("/usr/bin"), PathBuf::from("/usr/lib")];

@@ -242,9 +242,12 @@ impl Taken<'_> {
         }
         let mut gaps = told(ended, evicted, left_out, counts);
         gaps.extend(failure.map(|failure| run.gap("/rows", failure)));
-        if let Some(sockets) = &self.sockets {
+        // Where every flow has an owner nothing is missing.
+        let is_missing = data.summary.as_ref().is_some_and(|summary| summary.without_owner > 0);
+        if let Some(sockets) = self.sockets.as_ref().filter(|_| is_missing) {
             gaps.extend(sockets.gaps());
         }
+        gaps.extend(elsewhere(run));
         Gathered { data, gaps }
     }
 }
@@ -259,6 +262,16 @@ fn write_ring(ring: Ring, link_type: u16, writer: &mut Writer, watch: &Watch) {
         // What cannot be written is known to the front door.
         let _ = writer.packet((held.time_ns, held.wire_bytes, bytes), &decoded, &noticed, flow);
     });
+}
+
+/// Packets are those of our own network namespace: the target may have another.
+fn elsewhere(run: &Run) -> Option<Gap> {
+    let process = run.target_process().ok()?;
+    let theirs = process.attributes("net/tcp").ok()?.inode;
+    let ours = run.proc().attributes("self/net/tcp").ok()?.inode;
+    let detail = "the target has another network namespace than the agent, whose packets these are";
+    let remedy = "start the agent in the target's pod with --target, or with nsenter --net";
+    (theirs != ours).then(|| Gap::new("/rows", Reason::Unsupported).detail(detail).remedy(remedy))
 }
 
 fn words(ended: Option<Ended>) -> (&'static str, Option<&'static str>) {

@@ -364,7 +364,7 @@ mod tests {
         for number in 0..4 {
             connection.segment(0, &segment(flags::ACK, number * 100, 901), 100, 20 * MS);
         }
-        for time in 0..4 {
+        for time in 0..3 {
             connection.segment(1, &segment(flags::ACK, 901, 0), 0, (21 + time) * MS);
         }
         let fast = connection.segment(0, &segment(flags::ACK, 0, 901), 100, 25 * MS);

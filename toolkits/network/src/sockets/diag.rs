@@ -4,7 +4,7 @@
 //! linux/vm_sockets_diag.h. Only what is shown is asked for.
 
 use super::bytes::{array, attributes, halves_at, u32_at, words};
-use super::row::{Depth, Detail, Info, Socket, TcpDetail, UnixDetail};
+use super::socket::{Depth, Detail, Socket, UnixDetail};
 use super::tcp::Name;
 use super::words::{Family, Protocol, State};
 
@@ -81,9 +81,9 @@ pub(crate) fn inet_socket(protocol: Protocol, depth: Depth, answer: &[u8]) -> Op
     socket.interface = u32_at(head, 40)?;
     socket.cookie = halves_at(head, 44)?;
     socket.timer_ms = u32_at(head, 52)?;
-    socket.receive_queue = u32_at(head, 56);
-    socket.send_queue = u32_at(head, 60);
-    socket.uid = u32_at(head, 64);
+    socket.receive_queue = u32_at(head, 56).into();
+    socket.send_queue = u32_at(head, 60).into();
+    socket.uid = u32_at(head, 64).into();
     socket.inode = u32_at(head, 68)?.into();
     inet_attributes(&mut socket, &answer[LENGTH..]);
     Some(socket)
@@ -93,9 +93,9 @@ fn inet_attributes(socket: &mut Socket, rest: &[u8]) {
     let (mut congestion_control, mut ulp, mut info) = (None, None, None);
     for (kind, content) in attributes(rest) {
         match kind {
-            INFO => info = Some(Info::new(content, socket.depth)),
+            INFO => info = Some(content),
             CONG => congestion_control = Name::new(content),
-            SKMEMINFO => (socket.memory, socket.memory_count) = words(content),
+            SKMEMINFO => socket.put_memory(words(content)),
             SHUTDOWN => socket.shutdown = content.first().copied().unwrap_or(0),
             SKV6ONLY => socket.ipv6_only = content.first().map(|only| *only != 0),
             ULP_INFO => {
@@ -108,7 +108,7 @@ fn inet_attributes(socket: &mut Socket, rest: &[u8]) {
     }
     // A listener has no connection to look into: the kernel fills in its backlog.
     if let Some(info) = info.filter(|_| socket.protocol == Protocol::Tcp && socket.state != Some(State::Listen)) {
-        socket.detail = Detail::Tcp(Box::new(TcpDetail { congestion_control, ulp, info }));
+        socket.detail = Detail::tcp(info, congestion_control, ulp, socket.depth);
     }
 }
 
@@ -128,10 +128,11 @@ pub(crate) fn unix_request(states: u32) -> Vec<u8> {
 }
 
 /// The socket in `answer`: `struct unix_diag_msg` and attributes.
-pub(crate) fn unix_socket(answer: &[u8]) -> Option<Socket> {
+pub(crate) fn unix_socket(depth: Depth, answer: &[u8]) -> Option<Socket> {
     const LENGTH: usize = 16;
     let head = answer.get(..LENGTH)?;
     let mut socket = Socket::new(Protocol::Unix, Some(Family::Unix));
+    socket.depth = depth;
     socket.kind = head[1];
     socket.state = Some(State::of(head[2]));
     socket.inode = u32_at(head, 4)?.into();
@@ -142,10 +143,13 @@ pub(crate) fn unix_socket(answer: &[u8]) -> Option<Socket> {
             0 => unix.name = bound_name(content).into(),
             1 => unix.file = u32_at(content, 0).zip(u32_at(content, 4)),
             2 => unix.peer_inode = u32_at(content, 0).unwrap_or(0),
-            4 => (socket.receive_queue, socket.send_queue) = (u32_at(content, 0), u32_at(content, 4)),
-            5 => (socket.memory, socket.memory_count) = words(content),
+            4 => {
+                socket.receive_queue = u32_at(content, 0).into();
+                socket.send_queue = u32_at(content, 4).into();
+            }
+            5 => socket.put_memory(words(content)),
             6 => socket.shutdown = content.first().copied().unwrap_or(0),
-            7 => socket.uid = u32_at(content, 0),
+            7 => socket.uid = u32_at(content, 0).into(),
             _ => {}
         }
     }

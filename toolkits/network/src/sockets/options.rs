@@ -4,7 +4,7 @@ use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::row::{Depth, Socket};
+use super::socket::{Depth, Socket};
 use super::words::{Protocol, State};
 
 /// Options of `sockets`.

@@ -8,7 +8,7 @@ use agent_system::sock_diag::SockDiag;
 use agent_system::{Cause, Directory, Errno, Failure, Run, own};
 
 use super::options::Options;
-use super::row::Socket;
+use super::socket::Socket;
 use super::table::{self, UnixTable};
 use super::words::{Family, Protocol};
 use super::{about_rows, diag};
@@ -163,7 +163,7 @@ impl<'a, 'r> Tables<'a, 'r> {
             let result = diag.dump(request, |answer| {
                 answers += 1;
                 let socket = match protocol {
-                    Protocol::Unix => diag::unix_socket(answer),
+                    Protocol::Unix => diag::unix_socket(options.depth(), answer),
                     Protocol::Vsock => diag::vsock_socket(answer),
                     _ => diag::inet_socket(protocol, options.depth(), answer),
                 };

@@ -3,7 +3,7 @@
 
 use agent_system::parse::{hex, number};
 
-use super::row::{Detail, Socket, UnixDetail};
+use super::socket::{Detail, Socket, UnixDetail};
 use super::words::{Family, Protocol, State};
 
 /// The words of a line.
@@ -46,12 +46,12 @@ pub(crate) fn inet_socket(protocol: Protocol, line: &[u8]) -> Option<Socket> {
     let mut socket = Socket::new(protocol, Some(family));
     (socket.local, socket.local_port, socket.remote, socket.remote_port) = (local, local_port, remote, remote_port);
     socket.state = Some(state);
-    socket.uid = Some(number(fields.next()?)?);
+    socket.uid = Some(number(fields.next()?)?).into();
     let probes: u64 = number(fields.next()?)?;
     socket.inode = number(fields.next()?)?;
-    socket.receive_queue = Some(receive);
+    socket.receive_queue = Some(receive).into();
     // Of a listener it is 0, and not the limit of its backlog.
-    socket.send_queue = (state != State::Listen).then_some(send);
+    socket.send_queue = (state != State::Listen).then_some(send).into();
     if protocol == Protocol::Tcp {
         socket.timer = timer.min(255) as u8;
         socket.retries = if timer == 1 { retransmits } else { probes }.min(255) as u8;
@@ -67,9 +67,7 @@ pub(crate) fn inet_socket(protocol: Protocol, line: &[u8]) -> Option<Socket> {
         }
     } else {
         // After references and the kernel's address.
-        if let Some(drops) = fields.nth(2).and_then(number) {
-            socket.detail = Detail::Drops(drops);
-        }
+        socket.drops = fields.nth(2).and_then(number).into();
     }
     Some(socket)
 }
@@ -156,8 +154,8 @@ pub(crate) fn packet_socket(line: &[u8]) -> Option<Socket> {
     let protocol = u16::try_from(hex(next()?)?).ok()?;
     socket.interface = number(next()?)?;
     let running = number::<u32>(next()?)? != 0;
-    socket.receive_queue = Some(number(next()?)?);
-    socket.uid = Some(number(next()?)?);
+    socket.receive_queue = Some(number(next()?)?).into();
+    socket.uid = Some(number(next()?)?).into();
     socket.inode = number(next()?)?;
     socket.detail = Detail::Packet { protocol, running };
     Some(socket)
@@ -172,13 +170,13 @@ pub(crate) fn netlink_socket(line: &[u8]) -> Option<Socket> {
     let port = number::<u32>(next()?)?;
     let groups = u32::try_from(hex(next()?)?).ok()?;
     let mut socket = Socket::new(Protocol::Netlink, Some(Family::Netlink));
-    socket.receive_queue = Some(number(next()?)?);
-    socket.send_queue = Some(number(next()?)?);
+    socket.receive_queue = Some(number(next()?)?).into();
+    socket.send_queue = Some(number(next()?)?).into();
     next()?;
     next()?;
-    let drops = number(next()?)?;
+    socket.drops = Some(number(next()?)?).into();
     socket.inode = number(next()?)?;
-    socket.detail = Detail::Netlink { protocol, port, groups, drops };
+    socket.detail = Detail::Netlink { protocol, port, groups };
     (port != 0).then_some(socket)
 }
 

@@ -252,12 +252,16 @@ impl Name {
         name[..until].copy_from_slice(&bytes[..until]);
         (until > 0).then_some(Self(name))
     }
+
+    /// Its bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0[..self.0.iter().position(|byte| *byte == 0).unwrap_or(16)]
+    }
 }
 
 impl Serialize for Name {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let until = self.0.iter().position(|byte| *byte == 0).unwrap_or(16);
-        serializer.serialize_str(&agent_model::text::escape(&self.0[..until]))
+        serializer.serialize_str(&agent_model::text::escape(self.bytes()))
     }
 }
 

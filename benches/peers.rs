@@ -1,0 +1,182 @@
+//! The agent beside the classic tools, in one run: `cargo bench --bench peers`.
+//!
+//! Each pair runs alternately, output discarded for both, and the medians are compared. Only the ratios carry over to
+//! another machine. The floor is what the bare system calls of the same work cost in this process.
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a bench: it runs programs and prints")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const AGENT: &str = env!("CARGO_BIN_EXE_agent");
+
+/// Pairs of runs.
+const PAIRS: usize = 7;
+
+fn main() {
+    // `cargo test --benches` only wants to know that it starts.
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    println!("agent binary: {} KiB", fs::metadata(AGENT).map_or(0, |file| file.len() / 1024));
+    println!();
+    println!("{:<44} {:>10} {:>10} {:>10} {:>7} {:>9}", "work", "agent", "peer", "floor", "ratio", "peak RSS");
+    start();
+    processes();
+    descriptors();
+    mappings();
+    connections();
+}
+
+/// From start to the end of `agent version`, beside a static program that does nothing.
+fn start() {
+    let nothing = agent_targets::compile("int main(void) { return 0; }\n", &["-static", "-O2"]);
+    let mut peer = Command::new(nothing);
+    compare("start to end: agent version | static true", &["version"], &mut peer, None);
+}
+
+fn processes() {
+    let source = "#include <stdio.h>\n#include <stdlib.h>\n#include <sys/prctl.h>\n#include <unistd.h>\n\
+        int main(int c, char **v) { (void)c; for (int n = atoi(v[1]); n > 0; n--) if (fork() == 0) {\n\
+        prctl(PR_SET_PDEATHSIG, 9); for (;;) pause(); }\n\
+        puts(\"\\\"ready\\\"\"); fflush(stdout); getchar(); }\n";
+    let _many = ready(Command::new(agent_targets::compile(source, &["-O2"])).arg("2000"));
+    let mut peer = Command::new("ps");
+    peer.args(["-eo", "pid,ppid,uid,gid,stat,nlwp,cputime,rss,lstart,comm,args"]);
+    compare("2,000 processes: agent ps | ps -eo", &["ps"], &mut peer, Some(&mut || {
+        for pid in numbers("/proc") {
+            for file in ["stat", "status", "cmdline"] {
+                let _ = fs::read(format!("/proc/{pid}/{file}"));
+            }
+        }
+    }));
+}
+
+fn descriptors() {
+    let source = "#include <fcntl.h>\n#include <stdio.h>\n#include <stdlib.h>\n#include <sys/resource.h>\n\
+        int main(int c, char **v) { (void)c; struct rlimit all; getrlimit(RLIMIT_NOFILE, &all);\n\
+        all.rlim_cur = all.rlim_max; setrlimit(RLIMIT_NOFILE, &all);\n\
+        for (int n = atoi(v[1]); n > 0; n--) if (open(\"/dev/null\", O_RDONLY) < 0) break;\n\
+        puts(\"\\\"ready\\\"\"); fflush(stdout); getchar(); }\n";
+    let many = ready(Command::new(agent_targets::compile(source, &["-O2"])).arg("19900"));
+    let pid = many.0.id().to_string();
+    let mut peer = Command::new("lsof");
+    peer.args(["-nPw", "-p", &pid]);
+    let directory = format!("/proc/{pid}/fd");
+    compare("19,900 descriptors: agent fds | lsof", &["fds", "--pid", &pid], &mut peer, Some(&mut || {
+        for fd in numbers(&directory) {
+            let _ = fs::read_link(format!("{directory}/{fd}"));
+        }
+    }));
+}
+
+fn mappings() {
+    let source = "#include <stdio.h>\n#include <stdlib.h>\n#include <sys/mman.h>\n\
+        int main(int c, char **v) { (void)c; for (int n = atoi(v[1]); n > 0; n--) {\n\
+        char *at = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);\n\
+        if (at == MAP_FAILED) break; at[0] = 1; mprotect(at + 4096, 4096, PROT_NONE); }\n\
+        puts(\"\\\"ready\\\"\"); fflush(stdout); getchar(); }\n";
+    let many = ready(Command::new(agent_targets::compile(source, &["-O2"])).arg("2500"));
+    let pid = many.0.id().to_string();
+    let mut peer = Command::new("pmap");
+    peer.args(["-X", &pid]);
+    let smaps = format!("/proc/{pid}/smaps");
+    compare("5,000 mappings: agent maps | pmap -X", &["maps", "--pid", &pid], &mut peer, Some(&mut || {
+        let _ = fs::read(&smaps);
+    }));
+}
+
+fn connections() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let mut held = Vec::new();
+    for _ in 0..9_000 {
+        let Ok(one) = TcpStream::connect(address) else { break };
+        let Ok((other, _)) = listener.accept() else { break };
+        held.push((one, other));
+    }
+    let mut peer = Command::new("ss");
+    peer.arg("-tanp");
+    let name = format!("{} TCP sockets: agent sockets | ss -tanp", held.len() * 2);
+    compare(&name, &["sockets", "--protocol", "tcp", "--process", &std::process::id().to_string()], &mut peer, None);
+}
+
+/// A program that has printed `"ready"`; it ends with its standard input.
+struct Target(Child);
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn ready(command: &mut Command) -> Target {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a target");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    assert_eq!(line.trim(), "\"ready\"");
+    Target(child)
+}
+
+fn numbers(directory: &str) -> Vec<u32> {
+    let entries = fs::read_dir(directory).expect("a directory");
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn compare(name: &str, arguments: &[&str], peer: &mut Command, floor: Option<&mut dyn FnMut()>) {
+    let mut agent = Command::new(AGENT);
+    agent.args(arguments);
+    let (mut ours, mut theirs, mut bare) = (Vec::new(), Vec::new(), Vec::new());
+    let mut floor = floor;
+    for _ in 0..PAIRS {
+        ours.push(time(|| run(&mut agent)));
+        if peer_exists(peer) {
+            theirs.push(time(|| run(peer)));
+        }
+        if let Some(floor) = &mut floor {
+            bare.push(time(floor));
+        }
+    }
+    let (ours, theirs, bare) = (median(ours), median(theirs), median(bare));
+    let show = |time: Option<Duration>| time.map_or("-".to_owned(), |time| format!("{:.2} ms", time.as_secs_f64() * 1e3));
+    let ratio = ours.zip(theirs).map_or("-".to_owned(), |(a, b)| format!("{:.2}", a.as_secs_f64() / b.as_secs_f64()));
+    println!(
+        "{name:<44} {:>10} {:>10} {:>10} {ratio:>7} {:>5} KiB",
+        show(ours),
+        show(theirs),
+        show(bare),
+        peak_rss(arguments)
+    );
+}
+
+fn peer_exists(peer: &Command) -> bool {
+    let program = std::path::Path::new(peer.get_program());
+    program.is_absolute()
+        || std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|at| at.join(program).is_file())
+}
+
+fn run(command: &mut Command) {
+    let ended = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    ended.expect("a program that starts");
+}
+
+fn time(mut work: impl FnMut()) -> Duration {
+    let begin = Instant::now();
+    work();
+    begin.elapsed()
+}
+
+fn median(mut times: Vec<Duration>) -> Option<Duration> {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied()
+}
+
+/// What the agent says of its own peak, in KiB.
+fn peak_rss(arguments: &[&str]) -> String {
+    let output = Command::new(AGENT).args(arguments).output().expect("the agent");
+    let envelope: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    envelope["cost"]["peak_rss_kib"].to_string()
+}

@@ -1,0 +1,390 @@
+//! `agent capture` against tcpdump beside it, and against tshark on what it wrote, on real traffic over a bad link.
+#![allow(clippy::disallowed_methods, reason = "a test: it starts programs and reads files")]
+
+mod common;
+
+#[path = "capture/net.rs"]
+mod net;
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use common::{Answer, Child, SOON, rows, run, skip};
+use net::{Captured, Net, SERVER, capture, tshark};
+
+/// A number in an answer.
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+/// The sum of a member over all rows.
+fn sum(envelope: &Value, pointer: &str) -> u64 {
+    rows(envelope).iter().filter_map(|row| row.pointer(pointer)?.as_u64()).sum()
+}
+
+#[test]
+fn a_filter_that_is_none_is_a_usage_error() {
+    let answer = run(["capture", "--filter", "tcp prot 80"]);
+    assert_eq!(answer.status, 2);
+    assert!(answer.stderr.contains("syntax error"), "{}", answer.stderr);
+}
+
+#[test]
+fn a_dry_run_tells_interfaces_and_the_filter_and_opens_nothing_else() {
+    let envelope = common::json(["capture", "--dry-run", "--interface", "lo", "--filter", "udp port 53"]);
+    let interfaces = envelope["data"]["interfaces"].as_array().expect("interfaces");
+    let loopback = interfaces.iter().find(|one| one["name"] == "lo").expect("lo");
+    assert_eq!(loopback["loopback"], true);
+    let program = envelope["data"]["program"].as_array().expect("a program");
+    assert_eq!(program.last().map(|last| (number(&last["code"]), number(&last["k"]))), Some((6, 0)));
+    assert!(envelope["data"].get("rows").is_none());
+}
+
+#[test]
+fn without_net_raw_there_is_a_gap_with_the_way_out() {
+    if !common::is_root() {
+        return skip("without_net_raw", "needs root to become another user");
+    }
+    let installed = common::Installed::new();
+    for format in ["json", "ndjson"] {
+        let answer = Answer::of(installed.as_user(65534, 65534).args(["capture", "--for", "1s", "-o", format]));
+        assert_eq!(answer.status, 3);
+        let value: Value = serde_json::from_slice(&answer.stdout).expect("one JSON value");
+        let envelope = if format == "json" { &value } else { &value["end"] };
+        let gap = &envelope["gaps"][0];
+        assert_eq!((&gap["reason"], &gap["errno"]), (&"permission_denied".into(), &"EPERM".into()));
+        assert_eq!((&gap["needs"][0], &gap["remedy"]), (&"CAP_NET_RAW".into(), &"kubectl debug --profile=netadmin".into()));
+        assert!(envelope["data"].get("rows").is_none(), "denied is no empty list");
+    }
+}
+
+/// Equal packets for equal filters: those that tcpdump saw at the same time, byte for byte as far as they are kept.
+fn assert_as_tcpdump(captured: &Captured) {
+    let fields = ["frame.time_epoch", "frame.len"];
+    let (own, theirs) = (tshark(&captured.pcapng, "", &fields), tshark(&captured.tcpdump, "", &fields));
+    let of = |rows: &[Vec<String>]| -> BTreeMap<String, String> {
+        // tcpdump -w keeps microseconds.
+        rows.iter().map(|row| (row[0][..17].to_owned(), row[1].clone())).collect()
+    };
+    assert_eq!(own.len(), theirs.len(), "as many packets as tcpdump");
+    assert_eq!(of(&own), of(&theirs));
+    let summary = &captured.envelope["data"]["summary"];
+    assert_eq!(number(&summary["packets"]) as usize, own.len());
+    assert_eq!(number(&summary["kernel_dropped"]), 0);
+    assert_eq!(sum(&captured.envelope, "/client_packets") + sum(&captured.envelope, "/server_packets")
+        + number(&summary["not_ip"]), number(&summary["packets"]));
+}
+
+/// What tshark says of each TCP connection, by the client's port.
+fn assert_as_tshark(captured: &Captured) {
+    let count = |filter: &str| {
+        let mut by_port: BTreeMap<u64, u64> = BTreeMap::new();
+        for row in tshark(&captured.pcapng, filter, &["tcp.srcport", "tcp.dstport"]) {
+            let ports: Vec<u64> = row.iter().filter_map(|port| port.parse().ok()).collect();
+            *by_port.entry(*ports.iter().max().expect("ports")).or_default() += 1;
+        }
+        by_port
+    };
+    let both = |key: &str| -> BTreeMap<u64, u64> {
+        let tcp = rows(&captured.envelope).iter().filter(|row| row["protocol"] == "tcp");
+        tcp.map(|row| {
+            let count = number(&row["tcp"]["client"][key]) + number(&row["tcp"]["server"][key]);
+            (number(&row["client_port"]), count)
+        })
+        .filter(|(_, count)| *count > 0)
+        .collect()
+    };
+    for (filter, key) in [
+        ("tcp.analysis.retransmission", "retransmissions"),
+        ("tcp.analysis.out_of_order", "out_of_order"),
+        ("tcp.analysis.duplicate_ack", "duplicate_acks"),
+        ("tcp.analysis.zero_window", "zero_windows"),
+        ("tcp.flags.syn == 1", "syns"),
+        ("tcp.analysis.lost_segment", "not_captured"),
+    ] {
+        assert_eq!(both(key), count(filter), "{filter}");
+    }
+    let mut handshakes = 0;
+    for row in tshark(&captured.pcapng, "tcp.analysis.initial_rtt", &["tcp.srcport", "tcp.dstport", "tcp.analysis.initial_rtt"]) {
+        let port = row[..2].iter().filter_map(|port| port.parse::<u64>().ok()).max().expect("ports");
+        let theirs = (row[2].parse::<f64>().expect("seconds") * 1e6) as u64;
+        let own = number(&common::row(&captured.envelope, "client_port", port)["handshake_us"]);
+        assert!(own.abs_diff(theirs) <= 1, "handshake of {port}: {own} us, and {theirs} us by tshark");
+        handshakes += 1;
+    }
+    assert!(handshakes > 0);
+}
+
+#[test]
+fn agrees_with_tcpdump_and_tshark_on_http_over_a_bad_link() {
+    let Some(net) = Net::new("http", 5000, 60, 37, &["curl", "nginx"]) else { return };
+    let _nginx = net.nginx(3_000_000);
+    for side in [net::Side::Client, net::Side::Server] {
+        let captured = capture(&net, side, &[], "tcp port 80", || {
+            for path in ["large?token=secret", "missing", "large"] {
+                let got = net.client("curl").args(["-s", "-o", "/dev/null", &format!("http://{SERVER}/{path}")]).status();
+                assert!(got.expect("curl").success());
+            }
+        });
+        assert_as_tcpdump(&captured);
+        assert_as_tshark(&captured);
+        let data = &captured.envelope["data"];
+        assert!(number(&data["summary"]["retransmissions"]) > 10, "{}", data["summary"]);
+        let http: Vec<(&str, u64)> = data["http"]
+            .as_array()
+            .expect("http")
+            .iter()
+            .map(|one| (one["target"].as_str().expect("a target"), number(&one["status"])))
+            .collect();
+        assert_eq!(http, [("/large?token=*", 200), ("/missing", 404), ("/large", 200)]);
+        assert!(data["http"].as_array().expect("http").iter().all(|one| number(&one["first_byte_us"]) < 1_000_000));
+        for row in rows(&captured.envelope) {
+            assert!(number(&row["handshake_us"]) >= 10_000, "5 ms each way");
+            assert_eq!((&row["server_address"], &row["server_port"], &row["state"]), (&SERVER.into(), &80.into(), &"closed".into()));
+            if side == net::Side::Server {
+                assert_eq!(row["server_owner"]["name"], "nginx");
+            }
+        }
+        // Payload is not in the file: all that was asked for is 2048 bytes, and tcpdump has them.
+        assert!(!contains(&captured.pcapng, b"secret") && contains(&captured.tcpdump, b"secret"));
+        assert!(!captured.stderr.contains("secret"));
+    }
+}
+
+fn contains(file: &std::path::Path, text: &[u8]) -> bool {
+    std::fs::read(file).expect("a capture").windows(text.len()).any(|window| window == text)
+}
+
+#[test]
+fn agrees_with_tshark_on_dns() {
+    let Some(net) = Net::new("dns", 3000, 0, 0, &["dnsmasq", "dig"]) else { return };
+    let _dnsmasq = net.dnsmasq();
+    let captured = capture(&net, net::Side::Client, &[], "port 53", || {
+        let ask = |arguments: &[&str]| {
+            let at = format!("@{SERVER}");
+            let output = net.client("dig").args([&at, "+tries=2", "+time=1"]).args(arguments).stdout(Stdio::null()).status();
+            output.expect("dig");
+        };
+        ask(&["db.example", "A"]);
+        ask(&["db.example", "AAAA"]);
+        ask(&["+tcp", "db.example", "A"]);
+        for name in ["api.ns.svc.cluster.local", "api.svc.cluster.local", "api.cluster.local", "api"] {
+            ask(&[name, "A"]);
+        }
+        // There is nobody: unanswered.
+        let nobody = net.client("dig").args([&format!("@{}", net::NOBODY), "+tries=2", "+time=1", "lost.example"]);
+        nobody.stdout(Stdio::null()).status().expect("dig");
+    });
+    assert_as_tcpdump(&captured);
+    let dns = &captured.envelope["data"]["dns"];
+    let questions = dns["questions"].as_array().expect("questions");
+    let question = |name: &str, kind: &str| {
+        questions.iter().find(|one| one["name"] == name && one["type"] == kind).unwrap_or_else(|| panic!("{name} {kind}"))
+    };
+    assert_eq!(question("db.example", "A")["answers"], serde_json::json!({"noerror": 2}));
+    assert_eq!(question("api", "A")["answers"], serde_json::json!({"nxdomain": 1}));
+    let lost = question("lost.example", "A");
+    assert!(number(&lost["unanswered"]) >= 1 && lost.get("latency").is_none(), "{lost}");
+    let mut latencies: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for row in tshark(&captured.pcapng, "dns.time", &["dns.qry.name", "dns.qry.type", "dns.time"]) {
+        let time = (row[2].parse::<f64>().expect("seconds") * 1e6).round() as u64;
+        latencies.entry(format!("{} {}", row[0], if row[1] == "1" { "A" } else { "AAAA" })).or_default().push(time);
+    }
+    assert!(latencies.len() >= 6);
+    for (name, times) in latencies {
+        let (name, kind) = name.split_once(' ').expect("two words");
+        let own = &question(name, kind)["latency"];
+        assert_eq!(number(&own["samples"]) as usize, times.len(), "{name}");
+        let (min, max) = (times.iter().min().expect("times"), times.iter().max().expect("times"));
+        assert!(number(&own["min_us"]).abs_diff(*min) <= 1 && number(&own["max_us"]).abs_diff(*max) <= 1, "{name}: {own} {times:?}");
+    }
+    let searches = dns["searches"].as_array().expect("searches");
+    assert_eq!((searches.len(), &searches[0]["name"], number(&searches[0]["wasted_queries"])), (1, &"api".into(), 3));
+    let summary = &captured.envelope["data"]["summary"];
+    assert_eq!(summary["malformed"], serde_json::json!({}));
+}
+
+#[test]
+fn agrees_with_tshark_on_redis_and_names_both_owners() {
+    let Some(net) = Net::new("redis", 500, 0, 25, &["redis-server", "redis-benchmark"]) else { return };
+    let _redis = net.redis();
+    let captured = capture(&net, net::Side::Server, &[], "tcp port 6379", || {
+        let mut benchmark = net.client("redis-benchmark");
+        benchmark.args(["-h", SERVER, "-n", "2000", "-c", "5", "-d", "400", "-t", "set,get", "-q"]);
+        assert!(benchmark.stdout(Stdio::null()).status().expect("redis-benchmark").success());
+    });
+    assert_as_tcpdump(&captured);
+    assert_as_tshark(&captured);
+    for row in rows(&captured.envelope) {
+        assert_eq!(row["server_owner"]["name"], "redis-server");
+    }
+    // Each packet says whose it is.
+    let comments = tshark(&captured.pcapng, "", &["frame.comment"]);
+    assert!(comments.iter().all(|row| row[0].contains("redis-server (pid ")), "{:?}", comments.first());
+}
+
+#[test]
+fn refused_unanswered_and_unreachable_are_told_apart() {
+    let Some(net) = Net::new("refused", 1000, 0, 0, &["curl", "dig"]) else { return };
+    let captured = capture(&net, net::Side::Client, &[], "", || {
+        let curl = |place: &str| {
+            let mut curl = net.client("curl");
+            curl.args(["-s", "--max-time", "1", &format!("http://{place}/")]).stdout(Stdio::null()).status().expect("curl");
+        };
+        curl(&format!("{SERVER}:81"));
+        net.server_drops(82);
+        curl(&format!("{SERVER}:82"));
+        // A datagram to a port without anybody: ICMP says so.
+        net.client("dig").args([&format!("@{SERVER}"), "+tries=1", "+time=1", "x"]).stdout(Stdio::null()).status().expect("dig");
+    });
+    let of = |port: u64| common::row(&captured.envelope, "server_port", port);
+    assert_eq!((&of(81)["state"], &of(81)["tcp"]["reset_by"]), (&"refused".into(), &"server".into()));
+    assert_eq!(of(82)["state"], "syn_unanswered");
+    let error = &captured.envelope["data"]["icmp_errors"][0];
+    assert_eq!((&error["error"], &error["destination_port"]), (&"port_unreachable".into(), &53.into()));
+    assert_eq!(of(53)["icmp_errors"], error["count"]);
+    assert!(number(&captured.envelope["data"]["summary"]["not_ip"]) > 0, "ARP is there, too");
+    assert_as_tcpdump(&captured);
+}
+
+#[test]
+fn signals_and_limits_end_in_a_valid_file() {
+    let Some(net) = Net::new("limits", 0, 0, 0, &["ping"]) else { return };
+    for (arguments, ended, status) in [
+        (&["--max-packets", "10"][..], "max_packets", 0),
+        (&["--max-bytes", "500"], "max_bytes", 4),
+        (&["--ring", "--max-packets", "7"], "signal", 0),
+        (&["-o", "pcap"], "signal", 0),
+        (&["--snaplen", "30"], "signal", 0),
+    ] {
+        let captured = capture(&net, net::Side::Client, arguments, "icmp or icmp6", || {
+            let mut ping = net.client("ping");
+            ping.args(["-q", "-c", "12", "-i", "0.01", SERVER]).stdout(Stdio::null());
+            assert!(ping.status().expect("ping").success());
+        });
+        let summary = &captured.envelope["data"]["summary"];
+        assert_eq!((&summary["ended"], captured.status), (&ended.into(), status), "{arguments:?}: {}", captured.stderr);
+        let written = tshark(&captured.pcapng, "", &["frame.len"]).len() as u64;
+        assert_eq!(written, number(&summary["packets"]) - number(&summary["overwritten"]), "{arguments:?}");
+        if arguments.contains(&"--ring") {
+            assert_eq!((written, number(&summary["packets"])), (7, 24));
+        }
+    }
+}
+
+#[test]
+fn ndjson_is_a_line_a_packet_without_payload() {
+    let Some(net) = Net::new("ndjson", 0, 0, 0, &["ping"]) else { return };
+    let mut command = net.run(net::Side::Client, common::AGENT);
+    command.args(["capture", "-o", "ndjson", "--interface", "agent0", "--filter", "icmp", "--max-packets", "6"]);
+    command.args(["--pid", &net.pid().to_string()]);
+    let mut agent = Child::start(&mut command);
+    net.wait_for_capture(agent.pid());
+    let mut ping = net.client("ping");
+    ping.args(["-q", "-c", "3", "-i", "0.01", "-p", "5e", SERVER]).stdout(Stdio::null());
+    assert!(ping.status().expect("ping").success());
+    for _ in 0..6 {
+        let line: Value = serde_json::from_str(&agent.line()).expect("a line of JSON");
+        assert_eq!((&line["schema"], &line["protocol"]), (&"agent.capture/1".into(), &"icmp".into()));
+        assert_eq!((number(&line["wire_bytes"]), number(&line["payload_bytes"])), (98, 56));
+        assert!(number(&line["captured_bytes"]) == 42);
+    }
+    let end: Value = serde_json::from_str(&agent.line()).expect("the end");
+    common::assert_valid(&end["end"]);
+    assert_eq!(number(&end["end"]["data"]["summary"]["packets"]), 6);
+}
+
+#[test]
+fn loopback_and_any_see_what_tcpdump_sees() {
+    let Some(net) = Net::new("any", 0, 0, 0, &["ping"]) else { return };
+    for interface in ["lo", "any"] {
+        let captured = capture(&net, net::Side::Client, &["--interface", interface], "icmp6 or icmp", || {
+            for address in ["127.0.0.1", "::1", SERVER] {
+                let mut ping = net.client("ping");
+                ping.args(["-q", "-c", "3", "-i", "0.01", address]).stdout(Stdio::null());
+                assert!(ping.status().expect("ping").success());
+            }
+        });
+        assert_as_tcpdump(&captured);
+        let expected = if interface == "lo" { "ethernet" } else { "linux_sll2" };
+        assert_eq!(captured.envelope["data"]["link_type"], expected);
+        // Each echo once, though loopback shows the kernel two.
+        let flows: Vec<u64> = rows(&captured.envelope)
+            .iter()
+            .filter(|row| number(&row["client_packets"]) + number(&row["server_packets"]) >= 6)
+            .map(|row| number(&row["client_packets"]) + number(&row["server_packets"]))
+            .collect();
+        assert_eq!(flows, if interface == "lo" { vec![6, 6] } else { vec![6, 6, 6] });
+    }
+}
+
+#[test]
+fn tunnels_show_the_flow_within() {
+    let Some(net) = Net::new("vxlan", 0, 0, 0, &["ping"]) else { return };
+    if !net.vxlan(42) {
+        return skip("tunnels_show_the_flow_within", "this kernel has no VXLAN");
+    }
+    let captured = capture(&net, net::Side::Client, &[], "udp port 4789", || {
+        let mut ping = net.client("ping");
+        ping.args(["-q", "-c", "3", "-i", "0.01", "-s", "1400", net::INNER]).stdout(Stdio::null());
+        assert!(ping.status().expect("ping").success());
+    });
+    let row = rows(&captured.envelope)
+        .iter()
+        .find(|row| row["protocol"] == "icmp")
+        .expect("the flow within");
+    assert_eq!((&row["tunnel"], number(&row["tunnel_id"])), (&"vxlan".into(), 42));
+    assert_eq!(row["server_address"], net::INNER);
+    assert_as_tcpdump(&captured);
+}
+
+#[test]
+fn captures_in_an_otherwise_empty_root() {
+    let Some(net) = Net::new("chroot", 0, 0, 0, &["ping", "chroot"]) else { return };
+    let installed = common::Installed::new();
+    let root = installed.path().parent().expect("a directory").to_owned();
+    std::fs::create_dir(root.join("proc")).expect("proc");
+    let script = format!("mount -t proc proc '{0}/proc' && exec chroot '{0}' /agent capture \
+        --interface agent0 --max-packets 2 --filter icmp -o json", root.display());
+    let mut command = net.run(net::Side::Client, "unshare");
+    command.args(["--mount", "sh", "-c", &script]);
+    let mut agent = Child::start(&mut command);
+    net.wait_for_capture(agent.pid());
+    let mut ping = net.client("ping");
+    ping.args(["-q", "-c", "1", SERVER]).stdout(Stdio::null());
+    assert!(ping.status().expect("ping").success());
+    let envelope: Value = serde_json::from_str(&agent.line()).expect("an envelope");
+    assert_eq!(number(&envelope["data"]["summary"]["packets"]), 2, "{envelope}");
+}
+
+#[test]
+fn the_end_of_the_target_ends_the_capture() {
+    let Some(net) = Net::new("target", 0, 0, 0, &["ping"]) else { return };
+    let target = Child::start(net.run(net::Side::Client, "sleep").arg("1000"));
+    let pid = target.pid();
+    let mut command = net.run(net::Side::Client, common::AGENT);
+    command.args(["capture", "--interface", "agent0", "--for", "60s", "--pid", &pid.to_string()]);
+    let mut agent = Child::start(&mut command);
+    net.wait_for_capture(agent.pid());
+    drop(target);
+    let envelope: Value = serde_json::from_str(&agent.line()).expect("an envelope");
+    assert_eq!(envelope["data"]["summary"]["ended"], "target_exited");
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let Some(net) = Net::new("pipe", 0, 0, 0, &["ping"]) else { return };
+    let mut command = net.run(net::Side::Client, common::AGENT);
+    command.args(["capture", "-o", "pcapng", "--no-owners", "--for", "60s", "--interface", "agent0"]);
+    let mut agent = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the agent");
+    net.wait_for_capture(agent.id());
+    drop(agent.stdout.take());
+    let status = common::wait_for("the end of the agent", SOON, || {
+        let mut ping = net.client("ping");
+        ping.args(["-q", "-c", "1", SERVER]).stdout(Stdio::null()).status().expect("ping");
+        agent.try_wait().expect("the agent")
+    });
+    assert_eq!(status.code(), Some(0));
+}
