@@ -11,6 +11,7 @@ mod version;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use agent_model::{Cost, Envelope, Observed};
 use agent_output::{Ended, Format};
@@ -117,7 +118,7 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
     Ok(status)
 }
 
-fn open_session(global: &cli::Global, now_us: u64, lasts: std::time::Duration) -> anyhow::Result<Session> {
+fn open_session(global: &cli::Global, now_us: u64, lasts: Duration) -> anyhow::Result<Session> {
     let id = global.session.clone().unwrap_or_else(new_session_id);
     let identity = Identity::new(&id)?
         .incident(global.incident.as_deref())?
@@ -163,70 +164,134 @@ fn look(
     {
         return no_target(&error);
     }
-    let collected = (command.collect)(&run, matches);
+    let mut teller = Teller { command, global, chosen, streamed, sequence: 0, since: (began_us, start_us), verdict };
+    let watch = (command.watch)(matches);
+    let Some(looks) = watch.looks() else {
+        return match gather(&run, command, matches)? {
+            Ok(answer) => Ok(teller.tell(&run, &answer)?.0),
+            Err(status) => Ok(status),
+        };
+    };
+    // Each look is compared with the one before; the first is for that only.
+    let mut before: Option<(u64, agent_system::Answer)> = None;
+    let mut worst = Status::Complete;
+    for look in 0..=u64::from(looks) {
+        let due_us = began_us.saturating_add(u64::try_from(watch.interval().as_micros()).unwrap_or(u64::MAX) * look);
+        if let Err(failure) = run.wait(Duration::from_micros(due_us.saturating_sub(clock::boot_us()))) {
+            agent_output::tell(&format!("after {} looks: {failure}", teller.sequence));
+            return Ok(if failure.is_refused() { Status::Refused } else { Status::Failed });
+        }
+        let at_us = clock::boot_us();
+        let mut answer = match gather(&run, command, matches)? {
+            Ok(answer) => answer,
+            Err(status) => return Ok(status),
+        };
+        if let Some((before_us, earlier)) = &before {
+            let elapsed = Duration::from_micros(at_us.saturating_sub(*before_us));
+            (command.compare)(&*earlier.data, &mut *answer.data, elapsed);
+            let (status, ended) = teller.tell(&run, &answer)?;
+            worst = worst.max(status);
+            if ended == Ended::Closed {
+                return Ok(Status::Complete);
+            }
+        }
+        before = Some((at_us, answer));
+    }
+    Ok(worst)
+}
+
+/// Looks once; the exit status where there is nothing to print.
+fn gather(run: &Run, command: &Command, matches: &ArgMatches) -> anyhow::Result<Result<agent_system::Answer, Status>> {
+    let collected = (command.collect)(run, matches);
     run.settle();
-    let end_us = clock::wall_us();
-    let answer = match collected {
-        Ok(answer) => answer,
+    match collected {
+        Ok(answer) => Ok(Ok(answer)),
         // The target went away before anything could be seen of it.
         Err(failure) if failure.is_exited() => {
             agent_output::tell(&format!("the target has ended: {failure}"));
-            return Ok(Status::NoTarget);
+            Ok(Err(Status::NoTarget))
         }
         Err(failure) if failure.is_refused() => {
             agent_output::tell(&failure.to_string());
-            return Ok(Status::Refused);
+            Ok(Err(Status::Refused))
         }
         Err(failure) => {
             let gap = run.gap("", &failure);
             let remedy = gap.remedy.map(|remedy| format!("\n  {remedy}")).unwrap_or_default();
-            return Err(anyhow::anyhow!("{failure}{remedy}"));
+            Err(anyhow::anyhow!("{failure}{remedy}"))
         }
-    };
-    let spent = run.ledger().spent();
-    let envelope = Envelope {
-        schema: command.schema_name(),
-        session: run.session().info().clone(),
-        sequence: 1,
-        agent: version::info(),
-        resource: resource::attributes(&run),
-        target: run.target().cloned(),
-        observed: Observed { start: clock::rfc3339(start_us), end: clock::rfc3339(end_us) },
-        cost: Cost {
-            wall_us: clock::boot_us().saturating_sub(began_us),
-            cpu_us: clock::cpu_us(),
-            peak_rss_kib: own::peak_rss_kib(),
-            target_stopped_us: spent.stopped_us,
-            stops: spent.stops,
-            files_opened: spent.opened,
-            bytes_read: spent.bytes,
-        },
-        options: &*answer.options as &dyn erased_serde::Serialize,
-        digest: agent_model::digest(&*answer.data).context("the answer has no canonical form")?,
-        data: &*answer.data,
-        gaps: answer.gaps,
-    };
-    verdict.saw(&envelope);
-    let is_terminal = std::io::stdout().is_terminal();
-    let width = if is_terminal { own::terminal_width() } else { None };
-    let usual = if is_terminal { Format::Table } else { Format::Json };
-    let printed = match chosen.unwrap_or(cli::Chosen::Common(usual)) {
-        _ if streamed.is_some() => {
-            streamed.map_or(Ok(Ended::Whole), |(format, stream)| stream.end(&envelope, format == "ndjson"))
-        }
-        cli::Chosen::Common(format) => agent_output::print(&envelope, format, &(command.schema)(), width),
-        cli::Chosen::Extra(name) => {
-            agent_output::print_with(|out| (command.write)(name, &envelope, &*answer.data, out))
-        }
-    };
-    for entry in run.ledger().take_entries() {
-        agent_output::log(&serde_json::json!({
-            "session": run.session().info().id, "access": entry.access.as_str(), "path": agent_model::Text::from(entry.path.as_str()),
-        }));
     }
-    match printed.context("standard output")? {
-        Ended::Closed => Ok(Status::Complete),
-        Ended::Whole => Ok(Status::of(&envelope.gaps, global.allow_gaps)),
+}
+
+/// Puts answers into envelopes and prints them.
+struct Teller<'a> {
+    command: &'a Command,
+    global: &'a cli::Global,
+    chosen: Option<cli::Chosen>,
+    streamed: Option<(&'static str, agent_output::Streamed)>,
+    /// How many were printed.
+    sequence: u64,
+    /// When the look began, on the clock that only goes on and on the one on the wall.
+    since: (u64, u64),
+    verdict: &'a mut Verdict,
+}
+
+impl Teller<'_> {
+    /// Prints `answer` as the next envelope.
+    fn tell(&mut self, run: &Run, answer: &agent_system::Answer) -> anyhow::Result<(Status, Ended)> {
+        self.sequence += 1;
+        let end_us = clock::wall_us();
+        let (began_us, start_us) = std::mem::replace(&mut self.since, (clock::boot_us(), end_us));
+        let spent = run.ledger().spent();
+        let envelope = Envelope {
+            schema: self.command.schema_name(),
+            session: run.session().info().clone(),
+            sequence: self.sequence,
+            agent: version::info(),
+            resource: resource::attributes(run),
+            target: run.target().cloned(),
+            observed: Observed { start: clock::rfc3339(start_us), end: clock::rfc3339(end_us) },
+            cost: Cost {
+                wall_us: clock::boot_us().saturating_sub(began_us),
+                cpu_us: clock::cpu_us(),
+                peak_rss_kib: own::peak_rss_kib(),
+                target_stopped_us: spent.stopped_us,
+                stops: spent.stops,
+                files_opened: spent.opened,
+                bytes_read: spent.bytes,
+            },
+            options: &*answer.options as &dyn erased_serde::Serialize,
+            digest: agent_model::digest(&*answer.data).context("the answer has no canonical form")?,
+            data: &*answer.data,
+            gaps: answer.gaps.clone(),
+        };
+        self.verdict.saw(&envelope);
+        let printed = self.print(&envelope, answer);
+        for entry in run.ledger().take_entries() {
+            agent_output::log(&serde_json::json!({
+                "session": run.session().info().id, "access": entry.access.as_str(), "path": agent_model::Text::from(entry.path.as_str()),
+            }));
+        }
+        match printed.context("standard output")? {
+            Ended::Closed => Ok((Status::Complete, Ended::Closed)),
+            Ended::Whole => Ok((Status::of(&envelope.gaps, self.global.allow_gaps), Ended::Whole)),
+        }
+    }
+
+    fn print(&mut self, envelope: &agent_output::Printed<'_>, answer: &agent_system::Answer) -> std::io::Result<Ended> {
+        let is_terminal = std::io::stdout().is_terminal();
+        let width = if is_terminal { own::terminal_width() } else { None };
+        let usual = if is_terminal { Format::Table } else { Format::Json };
+        match self.chosen.unwrap_or(cli::Chosen::Common(usual)) {
+            _ if self.streamed.is_some() => self
+                .streamed
+                .take()
+                .map_or(Ok(Ended::Whole), |(format, stream)| stream.end(envelope, format == "ndjson")),
+            cli::Chosen::Common(format) => agent_output::print(envelope, format, &(self.command.schema)(), width),
+            cli::Chosen::Extra(name) => {
+                agent_output::print_with(|out| (self.command.write)(name, envelope, &*answer.data, out))
+            }
+        }
     }
 }
 

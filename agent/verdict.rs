@@ -12,7 +12,7 @@ use agent_system::{Command, own};
 use serde::Serialize;
 
 /// The exit statuses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Status {
     /// All was seen and printed.
     Complete = 0,

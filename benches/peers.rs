@@ -45,13 +45,18 @@ fn processes() {
     let _many = ready(Command::new(agent_targets::compile(source, &["-O2"])).arg("2000"));
     let mut peer = Command::new("ps");
     peer.args(["-eo", "pid,ppid,uid,gid,stat,nlwp,cputime,rss,lstart,comm,args"]);
-    compare("2,000 processes: agent ps | ps -eo", &["ps"], &mut peer, Some(&mut || {
-        for pid in numbers("/proc") {
-            for file in ["stat", "status", "cmdline"] {
-                let _ = fs::read(format!("/proc/{pid}/{file}"));
+    compare(
+        "2,000 processes: agent ps | ps -eo",
+        &["ps"],
+        &mut peer,
+        Some(&mut || {
+            for pid in numbers("/proc") {
+                for file in ["stat", "status", "cmdline"] {
+                    let _ = fs::read(format!("/proc/{pid}/{file}"));
+                }
             }
-        }
-    }));
+        }),
+    );
 }
 
 fn descriptors() {
@@ -65,11 +70,16 @@ fn descriptors() {
     let mut peer = Command::new("lsof");
     peer.args(["-nPw", "-p", &pid]);
     let directory = format!("/proc/{pid}/fd");
-    compare("19,900 descriptors: agent fds | lsof", &["fds", "--pid", &pid], &mut peer, Some(&mut || {
-        for fd in numbers(&directory) {
-            let _ = fs::read_link(format!("{directory}/{fd}"));
-        }
-    }));
+    compare(
+        "19,900 descriptors: agent fds | lsof",
+        &["fds", "--pid", &pid],
+        &mut peer,
+        Some(&mut || {
+            for fd in numbers(&directory) {
+                let _ = fs::read_link(format!("{directory}/{fd}"));
+            }
+        }),
+    );
 }
 
 fn mappings() {
@@ -83,9 +93,14 @@ fn mappings() {
     let mut peer = Command::new("pmap");
     peer.args(["-X", &pid]);
     let smaps = format!("/proc/{pid}/smaps");
-    compare("5,000 mappings: agent maps | pmap -X", &["maps", "--pid", &pid], &mut peer, Some(&mut || {
-        let _ = fs::read(&smaps);
-    }));
+    compare(
+        "5,000 mappings: agent maps | pmap -X",
+        &["maps", "--pid", &pid],
+        &mut peer,
+        Some(&mut || {
+            let _ = fs::read(&smaps);
+        }),
+    );
 }
 
 fn connections() {
@@ -141,7 +156,8 @@ fn compare(name: &str, arguments: &[&str], peer: &mut Command, floor: Option<&mu
         }
     }
     let (ours, theirs, bare) = (median(ours), median(theirs), median(bare));
-    let show = |time: Option<Duration>| time.map_or("-".to_owned(), |time| format!("{:.2} ms", time.as_secs_f64() * 1e3));
+    let show =
+        |time: Option<Duration>| time.map_or("-".to_owned(), |time| format!("{:.2} ms", time.as_secs_f64() * 1e3));
     let ratio = ours.zip(theirs).map_or("-".to_owned(), |(a, b)| format!("{:.2}", a.as_secs_f64() / b.as_secs_f64()));
     println!(
         "{name:<44} {:>10} {:>10} {:>10} {ratio:>7} {:>5} KiB",

@@ -55,7 +55,10 @@ fn without_net_raw_there_is_a_gap_with_the_way_out() {
         let envelope = if format == "json" { &value } else { &value["end"] };
         let gap = &envelope["gaps"][0];
         assert_eq!((&gap["reason"], &gap["errno"]), (&"permission_denied".into(), &"EPERM".into()));
-        assert_eq!((&gap["needs"][0], &gap["remedy"]), (&"CAP_NET_RAW".into(), &"kubectl debug --profile=netadmin".into()));
+        assert_eq!(
+            (&gap["needs"][0], &gap["remedy"]),
+            (&"CAP_NET_RAW".into(), &"kubectl debug --profile=netadmin".into())
+        );
         assert!(envelope["data"].get("rows").is_none(), "denied is no empty list");
     }
 }
@@ -73,8 +76,12 @@ fn assert_as_tcpdump(captured: &Captured) {
     let summary = &captured.envelope["data"]["summary"];
     assert_eq!(number(&summary["packets"]) as usize, own.len());
     assert_eq!(number(&summary["kernel_dropped"]), 0);
-    assert_eq!(sum(&captured.envelope, "/client_packets") + sum(&captured.envelope, "/server_packets")
-        + number(&summary["not_ip"]), number(&summary["packets"]));
+    assert_eq!(
+        sum(&captured.envelope, "/client_packets")
+            + sum(&captured.envelope, "/server_packets")
+            + number(&summary["not_ip"]),
+        number(&summary["packets"])
+    );
 }
 
 /// What tshark says of each TCP connection, by the client's port.
@@ -107,7 +114,11 @@ fn assert_as_tshark(captured: &Captured) {
         assert_eq!(both(key), count(filter), "{filter}");
     }
     let mut handshakes = 0;
-    for row in tshark(&captured.pcapng, "tcp.analysis.initial_rtt", &["tcp.srcport", "tcp.dstport", "tcp.analysis.initial_rtt"]) {
+    for row in tshark(
+        &captured.pcapng,
+        "tcp.analysis.initial_rtt",
+        &["tcp.srcport", "tcp.dstport", "tcp.analysis.initial_rtt"],
+    ) {
         let port = row[..2].iter().filter_map(|port| port.parse::<u64>().ok()).max().expect("ports");
         let theirs = (row[2].parse::<f64>().expect("seconds") * 1e6) as u64;
         let own = number(&common::row(&captured.envelope, "client_port", port)["handshake_us"]);
@@ -124,14 +135,16 @@ fn agrees_with_tcpdump_and_tshark_on_http_over_a_bad_link() {
     for side in [net::Side::Client, net::Side::Server] {
         let captured = capture(&net, side, &[], "tcp port 80", || {
             for path in ["large?token=secret", "missing", "large"] {
-                let got = net.client("curl").args(["-s", "-o", "/dev/null", &format!("http://{SERVER}/{path}")]).status();
+                let got =
+                    net.client("curl").args(["-s", "-o", "/dev/null", &format!("http://{SERVER}/{path}")]).status();
                 assert!(got.expect("curl").success());
             }
         });
         assert_as_tcpdump(&captured);
         assert_as_tshark(&captured);
         let data = &captured.envelope["data"];
-        assert!(number(&data["summary"]["retransmissions"]) > 10, "{}", data["summary"]);
+        let bad = number(&data["summary"]["retransmissions"]) + number(&data["summary"]["out_of_order"]);
+        assert!(bad > 20, "the link is a bad one: {}", data["summary"]);
         let http: Vec<(&str, u64)> = data["http"]
             .as_array()
             .expect("http")
@@ -142,7 +155,10 @@ fn agrees_with_tcpdump_and_tshark_on_http_over_a_bad_link() {
         assert!(data["http"].as_array().expect("http").iter().all(|one| number(&one["first_byte_us"]) < 1_000_000));
         for row in rows(&captured.envelope) {
             assert!(number(&row["handshake_us"]) >= 10_000, "5 ms each way");
-            assert_eq!((&row["server_address"], &row["server_port"], &row["state"]), (&SERVER.into(), &80.into(), &"closed".into()));
+            assert_eq!(
+                (&row["server_address"], &row["server_port"], &row["state"]),
+                (&SERVER.into(), &80.into(), &"closed".into())
+            );
             if side == net::Side::Server {
                 assert_eq!(row["server_owner"]["name"], "nginx");
             }
@@ -164,7 +180,8 @@ fn agrees_with_tshark_on_dns() {
     let captured = capture(&net, net::Side::Client, &[], "port 53", || {
         let ask = |arguments: &[&str]| {
             let at = format!("@{SERVER}");
-            let output = net.client("dig").args([&at, "+tries=2", "+time=1"]).args(arguments).stdout(Stdio::null()).status();
+            let output =
+                net.client("dig").args([&at, "+tries=2", "+time=1"]).args(arguments).stdout(Stdio::null()).status();
             output.expect("dig");
         };
         ask(&["db.example", "A"]);
@@ -174,14 +191,18 @@ fn agrees_with_tshark_on_dns() {
             ask(&[name, "A"]);
         }
         // There is nobody: unanswered.
-        let nobody = net.client("dig").args([&format!("@{}", net::NOBODY), "+tries=2", "+time=1", "lost.example"]);
+        let mut nobody = net.client("dig");
+        nobody.args([&format!("@{}", net::NOBODY), "+tries=2", "+time=1", "lost.example"]);
         nobody.stdout(Stdio::null()).status().expect("dig");
     });
     assert_as_tcpdump(&captured);
     let dns = &captured.envelope["data"]["dns"];
     let questions = dns["questions"].as_array().expect("questions");
     let question = |name: &str, kind: &str| {
-        questions.iter().find(|one| one["name"] == name && one["type"] == kind).unwrap_or_else(|| panic!("{name} {kind}"))
+        questions
+            .iter()
+            .find(|one| one["name"] == name && one["type"] == kind)
+            .unwrap_or_else(|| panic!("{name} {kind}"))
     };
     assert_eq!(question("db.example", "A")["answers"], serde_json::json!({"noerror": 2}));
     assert_eq!(question("api", "A")["answers"], serde_json::json!({"nxdomain": 1}));
@@ -198,7 +219,10 @@ fn agrees_with_tshark_on_dns() {
         let own = &question(name, kind)["latency"];
         assert_eq!(number(&own["samples"]) as usize, times.len(), "{name}");
         let (min, max) = (times.iter().min().expect("times"), times.iter().max().expect("times"));
-        assert!(number(&own["min_us"]).abs_diff(*min) <= 1 && number(&own["max_us"]).abs_diff(*max) <= 1, "{name}: {own} {times:?}");
+        assert!(
+            number(&own["min_us"]).abs_diff(*min) <= 1 && number(&own["max_us"]).abs_diff(*max) <= 1,
+            "{name}: {own} {times:?}"
+        );
     }
     let searches = dns["searches"].as_array().expect("searches");
     assert_eq!((searches.len(), &searches[0]["name"], number(&searches[0]["wasted_queries"])), (1, &"api".into(), 3));
@@ -231,13 +255,20 @@ fn refused_unanswered_and_unreachable_are_told_apart() {
     let captured = capture(&net, net::Side::Client, &[], "", || {
         let curl = |place: &str| {
             let mut curl = net.client("curl");
-            curl.args(["-s", "--max-time", "1", &format!("http://{place}/")]).stdout(Stdio::null()).status().expect("curl");
+            curl.args(["-s", "--max-time", "1", &format!("http://{place}/")])
+                .stdout(Stdio::null())
+                .status()
+                .expect("curl");
         };
         curl(&format!("{SERVER}:81"));
         net.server_drops(82);
         curl(&format!("{SERVER}:82"));
         // A datagram to a port without anybody: ICMP says so.
-        net.client("dig").args([&format!("@{SERVER}"), "+tries=1", "+time=1", "x"]).stdout(Stdio::null()).status().expect("dig");
+        net.client("dig")
+            .args([&format!("@{SERVER}"), "+tries=1", "+time=1", "x"])
+            .stdout(Stdio::null())
+            .status()
+            .expect("dig");
     });
     let of = |port: u64| common::row(&captured.envelope, "server_port", port);
     assert_eq!((&of(81)["state"], &of(81)["tcp"]["reset_by"]), (&"refused".into(), &"server".into()));
@@ -331,10 +362,7 @@ fn tunnels_show_the_flow_within() {
         ping.args(["-q", "-c", "3", "-i", "0.01", "-s", "1400", net::INNER]).stdout(Stdio::null());
         assert!(ping.status().expect("ping").success());
     });
-    let row = rows(&captured.envelope)
-        .iter()
-        .find(|row| row["protocol"] == "icmp")
-        .expect("the flow within");
+    let row = rows(&captured.envelope).iter().find(|row| row["protocol"] == "icmp").expect("the flow within");
     assert_eq!((&row["tunnel"], number(&row["tunnel_id"])), (&"vxlan".into(), 42));
     assert_eq!(row["server_address"], net::INNER);
     assert_as_tcpdump(&captured);
@@ -346,8 +374,11 @@ fn captures_in_an_otherwise_empty_root() {
     let installed = common::Installed::new();
     let root = installed.path().parent().expect("a directory").to_owned();
     std::fs::create_dir(root.join("proc")).expect("proc");
-    let script = format!("mount -t proc proc '{0}/proc' && exec chroot '{0}' /agent capture \
-        --interface agent0 --max-packets 2 --filter icmp -o json", root.display());
+    let script = format!(
+        "mount -t proc proc '{0}/proc' && exec chroot '{0}' /agent capture \
+        --interface agent0 --max-packets 2 --filter icmp -o json",
+        root.display()
+    );
     let mut command = net.run(net::Side::Client, "unshare");
     command.args(["--mount", "sh", "-c", &script]);
     let mut agent = Child::start(&mut command);

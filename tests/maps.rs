@@ -4,17 +4,17 @@
 #[path = "maps/classic.rs"]
 mod classic;
 mod common;
+#[path = "maps/figures.rs"]
+mod figures;
 #[path = "maps/recorded.rs"]
 mod recorded;
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use classic::{FIGURES, hex};
-use common::{
-    Answer, Child, Installed, SOON, agent, bytes, gaps_at, has_tool, is_root, json, rows, run, skip, stop, unhex,
-};
+use classic::hex;
+use common::{Answer, Child, Installed, agent, bytes, gaps_at, has_tool, is_root, json, rows, run, skip, stop, unhex};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -45,7 +45,11 @@ pub(crate) fn alone(directory: &Path, arguments: &[&str]) -> Child {
     let built = agent_targets::build("maps_truth", &["-O2", "-static"]);
     let copied = Command::new("cp").arg(built).arg(directory).status().expect("cp");
     assert!(copied.success());
-    Child::ready(Command::new(directory.join("maps_truth-O2-static")).args(arguments).env("TMPDIR", directory))
+    let program = directory.join("maps_truth-O2-static");
+    // Its pages are dirty until they are on disk.
+    let written = Command::new("sync").arg(&program).status().expect("sync");
+    assert!(written.success());
+    Child::ready(Command::new(program).args(arguments).env("TMPDIR", directory))
 }
 
 #[test]
@@ -108,191 +112,6 @@ fn check_truth(seen: &Value, said: &Value) {
     }
 }
 
-/// What holds a redis-server: no file, no port, a socket in `directory`.
-fn redis(directory: &Path) -> Child {
-    let mut command = Command::new("redis-server");
-    command.args(["--port", "0", "--save", "", "--daemonize", "no", "--unixsocket"]);
-    let socket = directory.join("redis");
-    let child = Child::start(command.arg(&socket).current_dir(directory));
-    common::wait_until("redis", SOON, || socket.exists());
-    child
-}
-
-fn python() -> Child {
-    let program = "import json, sqlite3, sys, threading\nblock = threading.Event()\n\
-        [threading.Thread(target=block.wait, daemon=True).start() for _ in range(3)]\n\
-        print('\"ready\"', flush=True)\nsys.stdin.read()";
-    Child::ready(Command::new("python3").args(["-c", program]))
-}
-
-/// The agent's answer for `pid`, which is stopped, and `other`'s at a time when nothing changed between the two: pages
-/// of files are shared with whatever else runs on this machine.
-fn same_time<T: PartialEq>(pid: u32, options: &[&str], other: impl Fn() -> T) -> (Value, T) {
-    let end = Instant::now() + SOON;
-    loop {
-        let before = other();
-        let seen = maps(pid, options);
-        let after = other();
-        if before == after {
-            return (seen, after);
-        }
-        assert!(Instant::now() < end, "the mappings of {pid} never stood still");
-    }
-}
-
-fn targets(directory: &Path) -> Vec<(&'static str, Child)> {
-    let mut targets =
-        vec![("sleep", Child::start(Command::new("sleep").arg("600"))), ("maps_truth", alone(directory, &[]))];
-    for (name, tool) in [("redis", "redis-server"), ("python", "python3")] {
-        match has_tool(tool) {
-            true if name == "redis" => targets.push((name, redis(directory))),
-            true => targets.push((name, python())),
-            false => skip(name, &format!("no {tool}")),
-        }
-    }
-    for (name, target) in &targets {
-        common::wait_until(name, SOON, || classic::text(target.pid(), "maps").contains("[stack]"));
-        stop(target.pid());
-    }
-    targets
-}
-
-/// Puts the agent's figures in place of those that the observer changes, where they can be of the same state.
-fn allow_for_an_observer(row: &Value, mapping: &mut classic::Mapping) {
-    let kib = |key: &str| row[key].as_u64().expect("a figure") / 1024;
-    let pages = ["Shared_Clean", "Shared_Dirty", "Private_Clean", "Private_Dirty"];
-    let keys = ["shared_clean_bytes", "shared_dirty_bytes", "private_clean_bytes", "private_dirty_bytes"];
-    let sum: u64 = pages.iter().map(|name| mapping.figures[*name]).sum();
-    let own_sum: u64 = keys.map(kib).iter().sum();
-    assert_eq!(sum, own_sum, "{row}\n{mapping:?}");
-    assert!(mapping.figures["Pss"] <= kib("pss_bytes"), "{row}\n{mapping:?}");
-    for (name, key) in pages.into_iter().zip(keys).chain([("Pss", "pss_bytes"), ("Pss_Dirty", "pss_dirty_bytes")]) {
-        mapping.figures.insert(name.to_owned(), kib(key));
-    }
-}
-
-fn assert_row(row: &Value, mapping: &classic::Mapping, what: &str) {
-    let what = format!("{what}: {row}\n{mapping:?}");
-    assert_eq!(number(&row["start"]), mapping.start, "{what}");
-    assert_eq!(row["permissions"], mapping.permissions, "{what}");
-    for (key, name) in FIGURES {
-        let expected = mapping.figures.get(name).map(|kib| kib * 1024);
-        assert_eq!(row[key].as_u64(), expected, "{key}: {what}");
-    }
-    assert_eq!(row["size_bytes"].as_u64(), mapping.figures.get("Size").map(|kib| kib * 1024), "{what}");
-    assert_eq!(row["thp_eligible"].as_bool(), mapping.figures.get("THPeligible").map(|flag| *flag == 1), "{what}");
-    assert_eq!(row["protection_key"].as_u64(), mapping.figures.get("ProtectionKey").copied(), "{what}");
-    assert_eq!(row["vm_flags"].as_array().expect("flags").len(), mapping.flags.len(), "{what}");
-    assert!(!row["vm_flags"].to_string().contains("unknown"), "{what}");
-    if mapping.inode == "0" {
-        assert!(row["path"].is_null() && row["inode"].is_null(), "{what}");
-        let name = mapping.path.trim_start_matches("[anon:").trim_matches(['[', ']']);
-        assert_eq!(row["name"].as_str().unwrap_or_default(), name, "{what}");
-    } else {
-        let device: Vec<String> = mapping.device.split(':').map(|part| hex(part).to_string()).collect();
-        assert_eq!(row["device"], device.join(":"), "{what}");
-        assert_eq!(row["inode"], mapping.inode.as_str(), "{what}");
-        assert_eq!(number(&row["offset"]), mapping.offset, "{what}");
-        let suffix = if row["deleted"] == true { " (deleted)" } else { "" };
-        assert_eq!(format!("{}{suffix}", row["path"].as_str().expect("a path")), mapping.path, "{what}");
-    }
-}
-
-#[test]
-fn every_figure_is_that_of_smaps_and_of_pmap() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    for (name, target) in targets(directory.path()) {
-        let pid = target.pid();
-        let (seen, text) = same_time(pid, &[], || classic::text(pid, "smaps"));
-        assert_eq!(seen["gaps"], json!([]), "{name}");
-        let mappings = classic::smaps(&text);
-        assert_eq!(rows(&seen).len(), mappings.len(), "{name}");
-        for (row, mapping) in rows(&seen).iter().zip(&mappings) {
-            assert_row(row, mapping, name);
-            assert_eq!(number(&row["end"]), mapping.end, "{name}: {row}");
-        }
-        assert_sums(&seen, &mappings, name);
-        if !has_tool("pmap") {
-            skip("every_figure_is_that_of_smaps_and_of_pmap", "no pmap");
-            continue;
-        }
-        let (seen, mut mappings) = same_time(pid, &[], || classic::pmap_all(pid));
-        assert_eq!(rows(&seen).len(), mappings.len(), "{name}");
-        for (row, mapping) in rows(&seen).iter().zip(&mut mappings) {
-            // pmap itself maps libc and the locale while it looks, so it sees them shared by one more than they are
-            // without it. The agent shares nothing.
-            if row["private_dirty_bytes"] != row["rss_bytes"] {
-                allow_for_an_observer(row, mapping);
-            }
-            assert_row(row, mapping, name);
-        }
-        let (seen, [size, resident, dirty]) = same_time(pid, &[], || classic::pmap_totals(pid));
-        let summary = &seen["data"]["summary"];
-        // pmap counts the kernel's [vsyscall] as the process's, and VmSize does not.
-        let gate: u64 = mappings.iter().filter(|m| m.path == "[vsyscall]").map(|m| m.figures["Size"]).sum();
-        assert_eq!(summary["size_bytes"], (size - gate) * 1024, "{name}");
-        assert_eq!(summary["rss_bytes"], resident * 1024, "{name}");
-        let dirty_bytes = summary["private_dirty_bytes"].as_u64().zip(summary["shared_dirty_bytes"].as_u64());
-        assert_eq!(dirty_bytes.map(|(private, shared)| private + shared), Some(dirty * 1024), "{name}");
-    }
-}
-
-/// The totals, and the roll-ups by kind and by file, are the sums of the rows.
-fn assert_sums(seen: &Value, mappings: &[classic::Mapping], what: &str) {
-    let summary = &seen["data"]["summary"];
-    assert_eq!(summary["mappings"], mappings.len(), "{what}");
-    for (key, name) in FIGURES.iter().skip(2) {
-        let sum: u64 = mappings.iter().map(|mapping| mapping.figures[*name]).sum();
-        assert_eq!(summary[key], sum * 1024, "{key}: {what}");
-    }
-    let sum = |rows: &[Value], key: &str| -> u64 { rows.iter().filter_map(|row| row[key].as_u64()).sum() };
-    let keys = ["size_bytes", "rss_bytes", "pss_bytes", "private_clean_bytes", "private_dirty_bytes", "swap_bytes"];
-    let kinds = summary["kinds"].as_array().expect("kinds");
-    let files = summary["files"].as_array().expect("files");
-    for key in keys {
-        assert_eq!(sum(kinds, key), sum(rows(seen), key), "{key}: {what}");
-        let of_files: Vec<Value> = rows(seen).iter().filter(|row| !row["inode"].is_null()).cloned().collect();
-        assert_eq!(sum(files, key), sum(&of_files, key), "{key}: {what}");
-    }
-    for file in files {
-        let same = |row: &&Value| ["path", "inode", "device"].iter().all(|key| row[*key] == file[*key]);
-        let own: Vec<Value> = rows(seen).iter().filter(same).cloned().collect();
-        assert_eq!(file["mappings"], own.len(), "{what}: {file}");
-        assert_eq!(sum(&own, "pss_bytes"), file["pss_bytes"].as_u64().expect("a figure"), "{what}: {file}");
-        let is_module = own.iter().any(|row| row["permissions"].as_str().is_some_and(|letters| letters.contains('x')));
-        assert_eq!(file["module"], is_module, "{what}: {file}");
-    }
-}
-
-#[test]
-fn the_summary_is_the_kernels_own() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    for (name, target) in targets(directory.path()) {
-        let pid = target.pid();
-        let (seen, text) = same_time(pid, &["--summary"], || classic::text(pid, "smaps_rollup"));
-        let rollup = &classic::smaps(&text)[0];
-        let summary = &seen["data"]["summary"];
-        assert!(seen["data"]["rows"].is_null() && summary["kinds"].is_null(), "{name}");
-        for (key, kernel) in FIGURES.iter().skip(2) {
-            assert_eq!(summary[key].as_u64(), rollup.figures.get(*kernel).map(|kib| kib * 1024), "{key}: {name}");
-        }
-        for (key, kernel) in [
-            ("pss_anonymous_bytes", "Pss_Anon"),
-            ("pss_file_bytes", "Pss_File"),
-            ("pss_shared_memory_bytes", "Pss_Shmem"),
-        ] {
-            assert_eq!(summary[key].as_u64(), rollup.figures.get(kernel).map(|kib| kib * 1024), "{key}: {name}");
-        }
-        // The rows' figures are cut to KiB, each by less than one.
-        let (whole, _) = same_time(pid, &[], || classic::text(pid, "smaps_rollup"));
-        let whole = &whole["data"]["summary"];
-        assert_eq!(whole["size_bytes"], summary["size_bytes"], "{name}");
-        let (rolled, summed) = (rollup.figures["Pss"] * 1024, whole["pss_bytes"].as_u64().expect("a figure"));
-        let lost = rolled.abs_diff(summed);
-        assert!(lost <= 1024 * whole["mappings"].as_u64().expect("a count"), "{name}: {rolled} and {summed}");
-    }
-}
-
 #[test]
 fn without_smaps_the_mappings_are_the_same() {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -332,23 +151,26 @@ fn lists_60_000_mappings_in_16_mib() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let target = alone(directory.path(), &["many", "60000"]);
     let pid = target.pid().to_string();
-    let answer = run(["maps", "--pid", &pid]);
-    assert_eq!(answer.status, 0, "{}", answer.stderr);
-    let seen: Value = serde_json::from_slice(&answer.stdout).expect("JSON");
-    let count = classic::text(target.pid(), "maps").lines().count();
-    assert_eq!(rows(&seen).len(), count);
-    assert!(count >= 60_000);
-    let peak = seen["cost"]["peak_rss_kib"].as_u64().expect("a figure");
+    // Line by line: the envelope as one value would be large for this test.
+    let listed = |options: &[&str], status: i32| {
+        let fixed = ["maps", "--pid", &pid, "-o", "ndjson", "--session", "same"];
+        let answer = run(fixed.iter().chain(options));
+        assert_eq!(answer.status, status, "{}", answer.stderr);
+        let mut lines: Vec<String> = answer.text().lines().map(str::to_owned).collect();
+        let last: Value = serde_json::from_str(&lines.pop().expect("the end")).expect("JSON");
+        (lines, last["end"].clone())
+    };
+    let (all, whole) = listed(&[], 0);
+    assert_eq!(all.len(), classic::text(target.pid(), "maps").lines().count());
+    assert!(all.len() >= 60_000);
+    let peak = whole["cost"]["peak_rss_kib"].as_u64().expect("a figure");
     assert!(peak <= 16 << 10, "{peak} KiB");
 
-    let answer = run(["maps", "--pid", &pid, "--max-rows", "1000"]);
-    assert_eq!(answer.status, 4, "{}", answer.stderr);
-    let cut: Value = serde_json::from_slice(&answer.stdout).expect("JSON");
-    common::assert_valid(&cut);
-    assert!(rows(&cut) == &rows(&seen)[..1000]);
+    let (some, cut) = listed(&["--max-rows", "1000"], 4);
+    assert!(some == all[..1000]);
     assert_eq!(gaps_at(&cut, "/rows")[0]["reason"], "limit_reached");
     for key in ["mappings", "size_bytes", "rss_bytes", "private_dirty_bytes"] {
-        assert_eq!(cut["data"]["summary"][key], seen["data"]["summary"][key], "{key}");
+        assert_eq!(cut["data"]["summary"][key], whole["data"]["summary"][key], "{key}");
     }
 }
 

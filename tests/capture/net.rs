@@ -69,6 +69,9 @@ impl Net {
             assert!(ip(&["-n", name, "link", "set", "agent0", "mtu", "1500", "up"]));
             assert!(ip(&["-n", name, "link", "set", "lo", "up"]));
         }
+        // With an address of the link layer: else nothing would be sent to nobody.
+        let nobody = ["neigh", "add", NOBODY, "lladdr", "02:00:00:00:00:77", "dev", "agent0"];
+        assert!(ip(&[&["-n", &names[0]][..], &nobody].concat()));
         let idle = Child::start(Command::new("ip").args(["netns", "exec", &names[0], "sleep", "10000"]));
         Some(Self { names, _shaper: shaper, idle, directory: tempfile::tempdir().expect("a temporary directory") })
     }
@@ -127,7 +130,7 @@ impl Net {
     pub(crate) fn dnsmasq(&self) -> Child {
         let mut command = self.run(Side::Server, "dnsmasq");
         command.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--user=root", "--conf-file=/dev/null"]);
-        command.args(["--pid-file=", "--address=/db.example/10.9.8.7", "--local=//", "--local=/local/", "--local=/example/"]);
+        command.args(["--pid-file=", "--address=/db.example/10.9.8.7", "--local=/#/"]);
         let server = Child::start(command.stderr(Stdio::null()));
         self.listens("udp", 53);
         server
@@ -156,8 +159,8 @@ impl Net {
             let remote = ["192.0.2.2", "192.0.2.1"][at];
             let id = id.to_string();
             let made = ip(&[
-                "-n", name, "link", "add", "vx0", "type", "vxlan", "id", &id, "remote", remote, "dstport", "4789", "dev",
-                "agent0",
+                "-n", name, "link", "add", "vx0", "type", "vxlan", "id", &id, "remote", remote, "dstport", "4789",
+                "dev", "agent0",
             ]);
             if !made {
                 return false;

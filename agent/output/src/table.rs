@@ -62,7 +62,10 @@ pub(crate) fn write(
             .map(serde_json::to_value)
             .collect::<Result<Vec<Value>, _>>()?;
         let row = resolve(root, data.pointer("/properties/rows/items").unwrap_or(&Value::Null));
-        rows_table(out, &rows, &columns(root, row), &below(root, row), width, "")?;
+        let mut columns = columns(root, row);
+        // What no row has is not worth a column; an empty table keeps its headings.
+        columns.retain(|column| rows.is_empty() || rows.iter().any(|row| row.get(&column.key).is_some()));
+        rows_table(out, &rows, &columns, &below(root, row), width, "")?;
         if let Some(summary) = envelope.data.summary() {
             writeln!(out)?;
             block(out, &serde_json::to_value(summary)?, &Value::Null, root, width, "")?;

@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 
 use crate::format::{Enveloped, ExtraFormat};
-use crate::{Capability, Failure, Run};
+use crate::{Capability, Failure, Run, Watch};
 
 /// Whether a command looks at a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,15 @@ pub trait Collector {
         Duration::ZERO
     }
 
+    /// The options of a look that is repeated, where it can be.
+    fn watch(_options: &Self::Options) -> Watch {
+        Watch::default()
+    }
+
+    /// Says in `now` what has changed since `before`, a look of `elapsed` earlier with
+    /// the same options. Only for a collector that has [`Collector::watch`].
+    fn compare(_before: &Self::Data, _now: &mut Self::Data, _elapsed: Duration) {}
+
     /// Looks. Everything goes through `run`.
     ///
     /// # Errors
@@ -98,8 +107,12 @@ pub struct Command {
     pub formats: fn() -> Vec<(&'static str, &'static str)>,
     /// [`Collector::STREAMS`].
     pub streams: &'static [&'static str],
-    /// [`Collector::lasts`].
+    /// [`Collector::lasts`], and the time that [`Collector::watch`] takes.
     pub lasts: fn(&ArgMatches) -> Duration,
+    /// [`Collector::watch`].
+    pub watch: fn(&ArgMatches) -> Watch,
+    /// [`Collector::compare`].
+    pub compare: fn(&(dyn Data + 'static), &mut (dyn Data + 'static), Duration),
     /// Writes its data in one of these formats.
     pub write: fn(&str, &Enveloped<'_>, &(dyn Data + 'static), &mut dyn io::Write) -> io::Result<()>,
     /// [`Collector::collect`].
@@ -125,6 +138,8 @@ pub const fn command<C: Collector>() -> Command {
         formats: formats::<C>,
         streams: C::STREAMS,
         lasts: lasts::<C>,
+        watch: watch::<C>,
+        compare: compare::<C>,
         write: write::<C>,
         collect: collect::<C>,
     }
@@ -145,7 +160,19 @@ fn formats<C: Collector>() -> Vec<(&'static str, &'static str)> {
 }
 
 fn lasts<C: Collector>(matches: &ArgMatches) -> Duration {
-    C::Options::from_arg_matches(matches).map(|options| C::lasts(&options)).unwrap_or_default()
+    let of = |options| C::lasts(&options).saturating_add(C::watch(&options).lasts());
+    C::Options::from_arg_matches(matches).map(of).unwrap_or_default()
+}
+
+fn watch<C: Collector>(matches: &ArgMatches) -> Watch {
+    C::Options::from_arg_matches(matches).map(|options| C::watch(&options)).unwrap_or_default()
+}
+
+fn compare<C: Collector>(before: &(dyn Data + 'static), now: &mut (dyn Data + 'static), elapsed: Duration) {
+    let before = (before as &dyn Any).downcast_ref::<C::Data>();
+    if let Some((before, now)) = before.zip((now as &mut dyn Any).downcast_mut::<C::Data>()) {
+        C::compare(before, now, elapsed);
+    }
 }
 
 fn write<C: Collector>(

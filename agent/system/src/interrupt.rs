@@ -25,12 +25,13 @@ pub enum Interrupted {
 }
 
 /// Waits for files, and for what ends a look early. SIGINT and SIGTERM are
-/// blocked while it lives.
+/// blocked from then on, until one has come and this is dropped.
 #[derive(Debug)]
 pub struct Interrupts {
     signals: SignalFd,
     blocked: SigSet,
     target: Option<OwnedFd>,
+    has_come: bool,
 }
 
 impl Interrupts {
@@ -50,25 +51,36 @@ impl Interrupts {
         let pid = run.target().filter(|_| run.is_live()).and_then(|target| Pid::from_raw(target.pid as i32));
         // A kernel before 5.3, or seccomp, may refuse: then the target is not watched.
         let target = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-        Ok(Self { signals, blocked, target })
+        Ok(Self { signals, blocked, target, has_come: false })
+    }
+
+    /// Waits until `patience` is over or the look is interrupted. `None`: go on.
+    pub fn pause(&mut self, patience: Duration) -> Option<Interrupted> {
+        self.wait_for(None, patience)
     }
 
     /// Waits until `file` can be read, the look is interrupted, or `patience` is
     /// over. `None`: go on.
     pub fn wait(&mut self, file: BorrowedFd<'_>, patience: Duration) -> Option<Interrupted> {
+        self.wait_for(Some(file), patience)
+    }
+
+    fn wait_for(&mut self, file: Option<BorrowedFd<'_>>, patience: Duration) -> Option<Interrupted> {
         let patience = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: patience.subsec_nanos().into() };
         let (has_signal, has_exited) = {
-            let mut files = vec![PollFd::from_borrowed_fd(file, PollFlags::IN)];
-            files.push(PollFd::new(&self.signals, PollFlags::IN));
+            let mut files = vec![PollFd::new(&self.signals, PollFlags::IN)];
+            let has_target = self.target.is_some();
             files.extend(self.target.as_ref().map(|target| PollFd::from_borrowed_fd(target.as_fd(), PollFlags::IN)));
+            files.extend(file.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN)));
             // EINTR: the caller asks again.
             if poll(&mut files, Some(&patience)).is_err() {
                 return None;
             }
             let ready = |at: usize| files.get(at).is_some_and(|file| !file.revents().is_empty());
-            (ready(1), ready(2))
+            (ready(0), has_target && ready(1))
         };
         if has_signal && let Ok(Some(signal)) = self.signals.read_signal() {
+            self.has_come = true;
             let name = Signal::try_from(signal.ssi_signo as i32).map_or("signal", Signal::as_str);
             return Some(Interrupted::Signal(name));
         }
@@ -78,7 +90,10 @@ impl Interrupts {
 
 impl Drop for Interrupts {
     fn drop(&mut self) {
-        // A second signal while the answer is printed ends the agent as usual.
-        let _ = self.blocked.thread_unblock();
+        // A second signal while the answer is printed ends the agent as usual. A first
+        // one asks for what is being done already.
+        if self.has_come {
+            let _ = self.blocked.thread_unblock();
+        }
     }
 }

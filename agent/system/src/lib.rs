@@ -21,6 +21,8 @@ pub mod format;
 pub mod gate;
 pub mod hidepid;
 pub mod interrupt;
+pub mod kcmp;
+pub mod kept;
 pub mod mapped_file;
 pub mod memory;
 pub mod own;
@@ -38,6 +40,7 @@ pub mod sock_diag;
 pub mod stop;
 pub mod target;
 pub mod wait;
+pub mod watch;
 
 pub use capability::{Capabilities, Capability};
 pub use cgroup::CgroupDirectory;
@@ -50,6 +53,7 @@ pub use proc::{Directory, Process};
 pub use run::{Plan, Run};
 pub use rustix::io::Errno;
 pub use target::{Selector, TargetError};
+pub use watch::Watch;
 
 /// The size of a page, in bytes.
 pub fn page_bytes() -> u64 {

@@ -45,7 +45,7 @@ pub fn cgroup() -> Option<Vec<u8>> {
 pub fn namespace(kind: &str) -> Option<u64> {
     use std::os::unix::ffi::OsStrExt as _;
     let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
-    crate::proc::namespace_inode(link.as_os_str().as_bytes())
+    parse::namespace_inode(link.as_os_str().as_bytes())
 }
 
 /// This boot (`/proc/sys/kernel/random/boot_id`).

@@ -10,7 +10,7 @@ mod syscall;
 pub use cgroup::container_id;
 pub use maps::{Mapping, mapping, mapping_path};
 pub use mountinfo::{Mount, kubelet_names, mounts};
-pub use stat::{Stat, stat, state_name};
+pub use stat::{Stat, policy_name, stat, state_name};
 pub use status::{Ids, Status, status};
 pub use syscall::{Blocked, Call, Doing, doing};
 
@@ -29,4 +29,11 @@ pub fn leading(bytes: &[u8]) -> Option<u64> {
     let bytes = bytes.trim_ascii_start();
     let end = bytes.iter().position(|b| !b.is_ascii_digit()).unwrap_or(bytes.len());
     number(&bytes[..end])
+}
+
+/// The inode in `net:[4026531840]`, as the links of namespaces(7) and of sockets
+/// and pipes in `/proc/PID/fd` have it.
+pub fn namespace_inode(link: &[u8]) -> Option<u64> {
+    let open = link.iter().position(|b| *b == b'[')?;
+    number(link.get(open + 1..link.len().checked_sub(1)?)?)
 }

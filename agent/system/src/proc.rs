@@ -433,14 +433,8 @@ impl<'r> Process<'r> {
     pub fn namespace(&self, kind: &str) -> Result<u64, Failure> {
         let name = format!("ns/{kind}");
         let link = self.link(&name)?;
-        namespace_inode(&link).ok_or_else(|| self.failure(&name, Cause::Malformed("not kind:[inode]")))
+        parse::namespace_inode(&link).ok_or_else(|| self.failure(&name, Cause::Malformed("not kind:[inode]")))
     }
-}
-
-/// The inode in `net:[4026531840]`.
-pub(crate) fn namespace_inode(link: &[u8]) -> Option<u64> {
-    let open = link.iter().position(|b| *b == b'[')?;
-    parse::number(link.get(open + 1..link.len().checked_sub(1)?)?)
 }
 
 /// True when `fd` is a regular file.

@@ -229,6 +229,25 @@ impl Run {
         *rights
     }
 
+    /// Raises `capability` as well, if it was granted: for an option that alone needs
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, which it does not for what is permitted.
+    pub fn raise_also(&self, capability: crate::Capability) -> Result<(), Failure> {
+        let mut known = lock(&self.rights);
+        let mut rights = match *known {
+            Some(rights) => rights,
+            None => Rights::now()?,
+        };
+        if self.live {
+            rights.raise(rights.effective.union(capability.only()))?;
+        }
+        *known = Some(rights);
+        Ok(())
+    }
+
     /// What is known of `pid` as the other side of an access check.
     pub fn subject(&self, pid: u32) -> Option<Subject> {
         if let Some(known) = lock(&self.subjects).get(&pid) {

@@ -145,7 +145,8 @@ impl Stopped<'_> {
         self.let_go()
     }
 
-    fn let_go(&mut self) -> u64 {
+    /// As [`Stopped::release`]; its registers stay. A second time it does nothing.
+    pub fn let_go(&mut self) -> u64 {
         let since = std::mem::take(&mut self.since_us);
         if since == 0 {
             return 0;

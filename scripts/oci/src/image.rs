@@ -143,20 +143,14 @@ impl Description {
             ("title", self.title.clone()),
             ("version", self.version.clone()),
         ];
-        let named = |(name, value): (&str, Option<String>)| {
-            Some((format!("org.opencontainers.image.{name}"), value?.into()))
-        };
+        let named =
+            |(name, value): (&str, Option<String>)| Some((format!("org.opencontainers.image.{name}"), value?.into()));
         known.into_iter().filter_map(named).collect()
     }
 }
 
 /// The image's config (image-spec, config.md).
-fn config(
-    architecture: &str,
-    diff_id: &str,
-    created: Option<String>,
-    labels: &Map<String, Value>,
-) -> Value {
+fn config(architecture: &str, diff_id: &str, created: Option<String>, labels: &Map<String, Value>) -> Value {
     let mut config = json!({
         "architecture": architecture,
         "os": "linux",
@@ -198,9 +192,7 @@ fn layout(index: &Value, blobs: &Blobs, mtime: u64) -> io::Result<Vec<u8>> {
     for path in ["blobs/", "blobs/sha256/"] {
         layer::append(&mut tar, EntryType::Directory, path, 0o755, mtime, &[])?;
     }
-    let mut file = |path: &str, data: &[u8]| {
-        layer::append(&mut tar, EntryType::Regular, path, 0o644, mtime, data)
-    };
+    let mut file = |path: &str, data: &[u8]| layer::append(&mut tar, EntryType::Regular, path, 0o644, mtime, data);
     for (hash, blob) in &blobs.0 {
         file(&format!("blobs/sha256/{hash}"), blob)?;
     }
@@ -212,10 +204,7 @@ fn layout(index: &Value, blobs: &Blobs, mtime: u64) -> io::Result<Vec<u8>> {
 /// Compresses with nothing of the machine in the header: no name, no time, and "unknown" (255) as the operating
 /// system (RFC 1952). The bytes depend on flate2's backend, which Cargo.toml and Cargo.lock pin.
 fn gzip(data: &[u8]) -> io::Result<Vec<u8>> {
-    let mut gzip = GzBuilder::new()
-        .mtime(0)
-        .operating_system(255)
-        .write(Vec::new(), LEVEL);
+    let mut gzip = GzBuilder::new().mtime(0).operating_system(255).write(Vec::new(), LEVEL);
     gzip.write_all(data)?;
     gzip.finish()
 }
@@ -242,9 +231,7 @@ fn full_reference(reference: &str) -> String {
 /// loading is better refused here.
 fn check_reference(reference: &str) -> Result<(), ImageError> {
     let valid = reference.rsplit_once(':').is_some_and(|(name, tag)| {
-        let name_byte = |byte: u8| {
-            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-/:".contains(&byte)
-        };
+        let name_byte = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-/:".contains(&byte);
         let tag_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
         name.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
             && name.bytes().all(name_byte)
@@ -252,11 +239,7 @@ fn check_reference(reference: &str) -> Result<(), ImageError> {
             && !tag.starts_with(['.', '-'])
             && tag.bytes().all(tag_byte)
     });
-    if valid {
-        Ok(())
-    } else {
-        Err(ImageError::Reference(reference.to_owned()))
-    }
+    if valid { Ok(()) } else { Err(ImageError::Reference(reference.to_owned())) }
 }
 
 #[cfg(test)]
@@ -268,10 +251,7 @@ mod tests {
         assert_eq!(full_reference("agent:1"), "localhost/agent:1");
         assert_eq!(full_reference("team/agent:1"), "localhost/team/agent:1");
         assert_eq!(full_reference("localhost/agent:1"), "localhost/agent:1");
-        assert_eq!(
-            full_reference("registry.example/agent:1"),
-            "registry.example/agent:1"
-        );
+        assert_eq!(full_reference("registry.example/agent:1"), "registry.example/agent:1");
         assert_eq!(full_reference("host:5000/agent:1"), "host:5000/agent:1");
     }
 
@@ -280,15 +260,7 @@ mod tests {
         for good in ["agent:0.1.0", "host:5000/team/agent:v1_2-rc.1"] {
             assert!(check_reference(good).is_ok(), "{good}");
         }
-        for bad in [
-            "agent",
-            "agent:",
-            ":1",
-            "Agent:1",
-            "agent:1+build",
-            "agent:-1",
-            "host:5000/agent",
-        ] {
+        for bad in ["agent", "agent:", ":1", "Agent:1", "agent:1+build", "agent:-1", "host:5000/agent"] {
             assert!(check_reference(bad).is_err(), "{bad}");
         }
     }
@@ -296,17 +268,11 @@ mod tests {
     #[test]
     fn says_the_time_in_utc() {
         let at = |created| {
-            let description = Description {
-                created,
-                ..Description::default()
-            };
+            let description = Description { created, ..Description::default() };
             description.rfc3339()
         };
         assert_eq!(at(Some(0)).as_deref(), Some("1970-01-01T00:00:00Z"));
-        assert_eq!(
-            at(Some(1_709_164_800)).as_deref(),
-            Some("2024-02-29T00:00:00Z")
-        );
+        assert_eq!(at(Some(1_709_164_800)).as_deref(), Some("2024-02-29T00:00:00Z"));
         assert_eq!(at(None), None);
     }
 }

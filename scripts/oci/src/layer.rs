@@ -43,14 +43,7 @@ pub fn layer(binary: &[u8], mtime: u64) -> io::Result<Vec<u8>> {
     let mut tar = Builder::new(Vec::new());
     append(&mut tar, EntryType::Directory, "bin/", 0o755, mtime, &[])?;
     tar.append_pax_extensions([(CAPABILITY_RECORD, ALL_PERMITTED.as_slice())])?;
-    append(
-        &mut tar,
-        EntryType::Regular,
-        "bin/agent",
-        0o755,
-        mtime,
-        binary,
-    )?;
+    append(&mut tar, EntryType::Regular, "bin/agent", 0o755, mtime, binary)?;
     tar.into_inner()
 }
 

@@ -68,8 +68,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    let binary =
-        fs::read(&cli.binary).with_context(|| format!("cannot read {}", cli.binary.display()))?;
+    let binary = fs::read(&cli.binary).with_context(|| format!("cannot read {}", cli.binary.display()))?;
     let tag = cli.version.as_deref().unwrap_or("latest");
     let description = Description {
         reference: cli.reference.unwrap_or_else(|| format!("agent:{tag}")),
@@ -81,8 +80,7 @@ fn run(cli: Cli) -> Result<()> {
         source: cli.source,
         licenses: cli.licenses,
     };
-    let image = archive(&binary, &description)
-        .with_context(|| format!("cannot pack {}", cli.binary.display()))?;
+    let image = archive(&binary, &description).with_context(|| format!("cannot pack {}", cli.binary.display()))?;
     write(&cli.output, &image.bytes)?;
     if let Some(path) = &cli.layer {
         write(path, &layer(&binary, cli.created.unwrap_or(0))?)?;

@@ -9,6 +9,7 @@
  *
  * For what this machine does not allow there is a line {"missing": KIND, "errno": N} instead. Other modes:
  *
+ *   lazy       as without arguments, and memory given back with MADV_FREE, of which nothing is claimed
  *   many N     N mappings of one to three pages, every other one touched and writable
  *   churn      mappings come and go all the time
  *   leaderless the first thread has ended, and another one stays. Truth: tid of that one
@@ -132,14 +133,6 @@ static void anonymous_kinds(void)
     else
         claim("anonymous", "rw-p", at, 4 * PAGE, ", 'touched_bytes': 16384, 'locked_bytes': 16384, 'flags': ['locked']");
 
-    /* How much of it is counted as such depends on what the kernel still holds in its batches. */
-    at = anonymous(256 * PAGE, PROT_READ | PROT_WRITE);
-    touch(at, 256 * PAGE);
-    if (madvise(at, 256 * PAGE, MADV_FREE) != 0)
-        missing("lazy_free");
-    else
-        claim("anonymous", "rw-p", at, 256 * PAGE, "");
-
     at = anonymous(4 * PAGE, PROT_READ | PROT_WRITE);
     if (madvise(at, 4 * PAGE, MADV_DONTDUMP) != 0 || madvise(at, 4 * PAGE, MADV_DONTFORK) != 0)
         fail("madvise");
@@ -148,6 +141,16 @@ static void anonymous_kinds(void)
     /* The rest of the room itself. */
     at = place(APART);
     say("{'kind': 'reserved', 'permissions': '---p', 'address': '%p'}", (void *)at);
+}
+
+/* Pages that the kernel may take: how many it counts as such depends on what it still holds in its batches. */
+static void lazy_free(void)
+{
+    char *at = anonymous(256 * PAGE, PROT_READ | PROT_WRITE);
+
+    touch(at, 256 * PAGE);
+    if (madvise(at, 256 * PAGE, MADV_FREE) != 0)
+        missing("lazy_free");
 }
 
 static void shared_kinds(void)
@@ -374,5 +377,7 @@ int main(int argc, char **argv)
     file_kinds();
     start_threads(THREADS);
     kernel_kinds();
+    if (strcmp(mode, "lazy") == 0)
+        lazy_free();
     stay();
 }

@@ -48,6 +48,12 @@ pub struct Hardening {
 /// Reads it. Takes one pass over the imports, and where there are none over the
 /// symbols of a static executable.
 pub fn of<S: Source>(elf: &ElfFile<S>) -> Hardening {
+    with_imports(elf).0
+}
+
+/// The same, and how many symbols it takes from other modules: `None` for one that
+/// takes none by its form.
+pub fn with_imports<S: Source>(elf: &ElfFile<S>) -> (Hardening, Option<u64>) {
     let facts = elf.facts();
     let segment = |kind| facts.segments.iter().find(|segment| segment.kind == kind);
     let relro = match (segment(PT_GNU_RELRO), facts.bind_now) {
@@ -59,7 +65,7 @@ pub fn of<S: Source>(elf: &ElfFile<S>) -> Hardening {
         if facts.is_dynamic && facts.elf_type != ElfType::StaticPie { Some(imported(elf)) } else { linked_in(elf) };
     let has_features = matches!(facts.machine, Machine::X86_64 | Machine::I386 | Machine::AARCH64);
     let feature = |bit: fn(crate::elf::Features) -> bool| has_features.then(|| facts.features.is_some_and(bit));
-    Hardening {
+    let hardening = Hardening {
         relro,
         bind_now: facts.bind_now,
         nx: segment(PT_GNU_STACK).map(|stack| !stack.is_executable()),
@@ -70,7 +76,8 @@ pub fn of<S: Source>(elf: &ElfFile<S>) -> Hardening {
         return_addresses: feature(crate::elf::Features::return_addresses),
         text_relocations: facts.text_relocations,
         writable_code: facts.loads().any(|load| load.is_executable() && load.flags & 2 != 0),
-    }
+    };
+    (hardening, by_name.filter(|_| facts.is_dynamic).map(|names| names.imports))
 }
 
 /// What names tell.
@@ -78,6 +85,7 @@ pub fn of<S: Source>(elf: &ElfFile<S>) -> Hardening {
 struct Names {
     protector: bool,
     fortified: u64,
+    imports: u64,
 }
 
 impl Names {
@@ -93,6 +101,7 @@ impl Names {
 fn imported<S: Source>(elf: &ElfFile<S>) -> Names {
     let mut names = Names::default();
     elf.imports(&mut |name| {
+        names.imports += 1;
         names.see(name);
         ControlFlow::Continue(())
     });

@@ -19,6 +19,9 @@ use crate::elf::{ElfError, ElfFile, Source};
 /// Modules of one process that are looked at. A large JVM has some hundreds.
 pub const MAX_MODULES: usize = 16_384;
 
+/// What tells one mapped file from another: path, device and inode.
+pub type FileKey = (Vec<u8>, (u32, u32), u64);
+
 /// One mapping of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
@@ -96,7 +99,7 @@ impl Layout {
     /// When it cannot be read.
     pub fn of(process: &Process<'_>) -> Result<Self, Failure> {
         let mut layout = Self::default();
-        let mut index: HashMap<(Vec<u8>, (u32, u32), u64), usize> = HashMap::new();
+        let mut index: HashMap<FileKey, usize> = HashMap::new();
         process.lines("maps", |line| {
             if let Some(found) = mapping(line) {
                 if found.permissions[0] == b'r' {
@@ -163,7 +166,7 @@ impl Source for Image<'_> {
         match self {
             Self::File(file) => file.length,
             Self::Memory { avma, .. } => avma.end - avma.start,
-            Self::Copy(bytes) => bytes.len() as u64,
+            Self::Copy(bytes) => Source::len(&**bytes),
         }
     }
 
@@ -261,17 +264,12 @@ pub fn open<'r>(
 
 /// The file that is mapped, by the links that lead to it and not to its path: that
 /// of the executable, and those of `map_files`, which few may follow.
-fn nameless<'r>(
-    process: &Process<'r>,
-    mapped: &Mapped,
-    memory: Option<&Arc<Memory<'r>>>,
-) -> Option<TargetFile<'r>> {
+fn nameless<'r>(process: &Process<'r>, mapped: &Mapped, memory: Option<&Arc<Memory<'r>>>) -> Option<TargetFile<'r>> {
     let is_it = |file: &TargetFile<'_>| is_mapped_file(file, mapped, memory);
     let first = mapped.pieces.first()?;
     let executable = process.link("exe").ok()?;
     let executable = executable.strip_suffix(b" (deleted)").unwrap_or(&executable);
-    let by_executable =
-        if executable == mapped.path { process.open_executable().ok().filter(is_it) } else { None };
+    let by_executable = if executable == mapped.path { process.open_executable().ok().filter(is_it) } else { None };
     by_executable.or_else(|| process.open_mapped(&first.avma).ok())
 }
 

@@ -115,7 +115,7 @@ With --symbols or --address, only modules that have an answer are listed.
         if let Some(path) = &options.compare {
             match compared(run, path, &rows) {
                 Ok(comparison) => summary.comparison = Some(comparison),
-                Err(gap) => survey.gaps.push(gap),
+                Err(gap) => survey.gaps.push(*gap),
             }
         }
         if options.symbols.is_some() || !options.addresses.is_empty() {
@@ -174,13 +174,7 @@ impl<'r> Survey<'r> {
         Ok(survey)
     }
 
-    fn add(
-        &mut self,
-        run: &Run,
-        process: Process<'r>,
-        layout: Layout,
-        known: &mut HashMap<(Vec<u8>, (u32, u32), u64), usize>,
-    ) {
+    fn add(&mut self, run: &Run, process: Process<'r>, layout: Layout, known: &mut HashMap<mapped::FileKey, usize>) {
         if layout.truncated {
             let detail = format!("more than {} files are mapped", mapped::MAX_MODULES);
             self.gaps.push(Gap::new("/rows", Reason::LimitReached).detail(detail));
@@ -362,10 +356,10 @@ impl OwnedLinks {
     }
 }
 
-fn compared(run: &Run, path: &str, rows: &[Noted<Row>]) -> Result<compare::Comparison, Gap> {
+fn compared(run: &Run, path: &str, rows: &[Noted<Row>]) -> Result<compare::Comparison, Box<Gap>> {
     const AT: &str = "/summary/comparison";
-    let bytes = run.own_file(path, compare::MAX_FILE).map_err(|failure| run.gap(AT, &failure))?;
-    let malformed = |what: &str| Gap::new(AT, Reason::Malformed).path(path).detail(what);
+    let bytes = run.own_file(path, compare::MAX_FILE).map_err(|failure| Box::new(run.gap(AT, &failure)))?;
+    let malformed = |what: &str| Box::new(Gap::new(AT, Reason::Malformed).path(path).detail(what));
     let before = compare::rows(&bytes).map_err(malformed)?;
     let after: Result<Vec<serde_json::Value>, _> = rows.iter().map(|row| serde_json::to_value(&row.value)).collect();
     let after = after.map_err(|error| malformed(&error.to_string()))?;

@@ -53,7 +53,9 @@ fn readelf(path: &Path) -> Said {
         }
         match words.first() {
             Some(&"GNU_RELRO") => has_relro = true,
-            Some(&"GNU_STACK") => said.nx = Some(!words.contains(&"RWE") && words[6..words.len() - 1].iter().all(|w| !w.contains('E'))),
+            Some(&"GNU_STACK") => {
+                said.nx = Some(!words.contains(&"RWE") && words[6..words.len() - 1].iter().all(|w| !w.contains('E')))
+            }
             _ => {}
         }
         said.bind_now |= line.contains("(BIND_NOW)")
@@ -73,10 +75,8 @@ fn readelf(path: &Path) -> Said {
                     last.1.push(name);
                 }
             }
-            "defines" => {
-                if line.contains("Index:") && !line.contains("Flags: BASE") {
-                    said.defined.extend(after("Name:"));
-                }
+            "defines" if line.contains("Index:") && !line.contains("Flags: BASE") => {
+                said.defined.extend(after("Name:"));
             }
             "symbols" if words.len() >= 8 && words[6] == "UND" => {
                 let name = words[7].split('@').next().unwrap_or_default();
@@ -166,8 +166,7 @@ fn says_of_links_what_eu_readelf_says() {
     for path in &files {
         let text = output("eu-readelf", &["-n", "-d"], path);
         let bracketed = |line: &str| line.rsplit_once('[').map(|(_, name)| name.trim_end_matches(']').to_owned());
-        let build_id =
-            text.lines().find_map(|line| Some(line.trim().strip_prefix("Build ID: ")?.to_owned()));
+        let build_id = text.lines().find_map(|line| Some(line.trim().strip_prefix("Build ID: ")?.to_owned()));
         let needed: Vec<String> = text.lines().filter(|line| line.contains("NEEDED")).filter_map(bracketed).collect();
         let soname = text.lines().find(|line| line.contains("SONAME")).and_then(bracketed);
         let elf = ElfFile::parse(OnDisk::open(path)).unwrap();
@@ -195,14 +194,34 @@ const PROGRAM: &str = "#include <stdio.h>\n#include <string.h>\n\
 
 #[test]
 fn flags_of_the_compiler_are_seen_as_checksec_sees_them() {
-    let hardened = built(PROGRAM, "hard", &[
-        "-O2", "-fPIE", "-pie", "-Wl,-z,relro,-z,now", "-fstack-protector-all", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2",
-        "-Wl,-z,noexecstack",
-    ]);
-    let soft = built(PROGRAM, "soft", &[
-        "-O0", "-fno-pie", "-no-pie", "-Wl,-z,norelro,-z,lazy", "-fno-stack-protector", "-U_FORTIFY_SOURCE",
-        "-Wl,-z,execstack", "-w",
-    ]);
+    let hardened = built(
+        PROGRAM,
+        "hard",
+        &[
+            "-O2",
+            "-fPIE",
+            "-pie",
+            "-Wl,-z,relro,-z,now",
+            "-fstack-protector-all",
+            "-U_FORTIFY_SOURCE",
+            "-D_FORTIFY_SOURCE=2",
+            "-Wl,-z,noexecstack",
+        ],
+    );
+    let soft = built(
+        PROGRAM,
+        "soft",
+        &[
+            "-O0",
+            "-fno-pie",
+            "-no-pie",
+            "-Wl,-z,norelro,-z,lazy",
+            "-fno-stack-protector",
+            "-U_FORTIFY_SOURCE",
+            "-Wl,-z,execstack",
+            "-w",
+        ],
+    );
     let (Some(hardened), Some(soft)) = (hardened, soft) else {
         eprintln!("SKIP flags_of_the_compiler_are_seen_as_checksec_sees_them: no C compiler");
         return;
@@ -217,9 +236,11 @@ fn flags_of_the_compiler_are_seen_as_checksec_sees_them() {
     assert_eq!((soft.stack_protector, soft.fortified_functions), (Some(false), Some(0)));
 
     // Every object of a program must have it, so crt1.o without it takes it away: a library alone can show it.
-    if let Some(cet) = built("int f(void) { return 1; }\n", "cet.so", &[
-        "-shared", "-fPIC", "-nostdlib", "-fcf-protection=full", "-Wl,-z,ibt,-z,shstk",
-    ]) && cfg!(target_arch = "x86_64")
+    if let Some(cet) = built(
+        "int f(void) { return 1; }\n",
+        "cet.so",
+        &["-shared", "-fPIC", "-nostdlib", "-fcf-protection=full", "-Wl,-z,ibt,-z,shstk"],
+    ) && cfg!(target_arch = "x86_64")
     {
         let cet = found(&cet).1;
         assert_eq!((cet.branch_targets, cet.return_addresses), (Some(true), Some(true)));

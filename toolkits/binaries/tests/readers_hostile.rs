@@ -97,12 +97,24 @@ fn seeds() -> Option<(Seeds, Vec<Vec<u8>>)> {
         done.is_ok_and(|output| output.status.success())
     };
     let add = |from: &str, to: &str| {
-        run("objcopy", &[
-            "--add-section", ".go.buildinfo=go", "--add-section", ".dep-v0=crates", "--add-gnu-debuglink=a.c", from, to,
-        ])
+        run(
+            "objcopy",
+            &[
+                "--add-section",
+                ".go.buildinfo=go",
+                "--add-section",
+                ".dep-v0=crates",
+                "--add-gnu-debuglink=a.c",
+                from,
+                to,
+            ],
+        )
     };
     let made = run("cc", &["-O2", "-fstack-protector-all", "-D_FORTIFY_SOURCE=2", "-o", "plain", "a.c", "-w"])
-        && run("cc", &["-shared", "-fPIC", "-fcf-protection", "-Wl,--version-script=version.map", "-o", "lib.so", "a.c", "-w"])
+        && run(
+            "cc",
+            &["-shared", "-fPIC", "-fcf-protection", "-Wl,--version-script=version.map", "-o", "lib.so", "a.c", "-w"],
+        )
         && run("cc", &["-O2", "-no-pie", "-s", "-Wl,-z,norelro", "-Wl,--hash-style=sysv", "-o", "soft", "a.c", "-w"])
         && run("cc", &["-c", "-g", "-o", "object.o", "a.c", "-w"])
         && add("plain", "with")
@@ -182,11 +194,13 @@ fn modules_changed_in_any_way_are_survived() {
 
 #[test]
 fn texts_changed_in_any_way_are_survived() {
-    let status = b"Package: libc6\nArchitecture: amd64\nSource: glibc (2.36-9)\nVersion: 2.36-9\n\nPackage: x\n".to_vec();
+    let status =
+        b"Package: libc6\nArchitecture: amd64\nSource: glibc (2.36-9)\nVersion: 2.36-9\n\nPackage: x\n".to_vec();
     let installed = b"P:musl\nV:1.2.5-r0\nA:x86_64\nF:lib\nR:libc.so\nZ:x\n\nP:zlib\n".to_vec();
     let release = b"ID=\"debian\"\nVERSION_ID='12'\nPRETTY_NAME=\"a \\\" b\"\n".to_vec();
     let envelope = br#"{"schema":"agent.modules/1","data":{"rows":[{"path":"/a","needed":[{"name":"b"}]}]}}"#.to_vec();
-    let info = [&[0x30; 16][..], b"path\tx\nmod\tx\tv1\ndep\ty\tv0\n=>\tz\tv2\nbuild\t\"a\\n\"=\"b\n", &[0xf9; 16]].concat();
+    let info =
+        [&[0x30; 16][..], b"path\tx\nmod\tx\tv1\ndep\ty\tv0\n=>\tz\tv2\nbuild\t\"a\\n\"=\"b\n", &[0xf9; 16]].concat();
     let wanted = BTreeMap::from([(b"/lib/libc.so".to_vec(), b"/lib/libc.so".to_vec())]);
     for seed in 0..rounds(3000) {
         let mut random = Lcg(seed);
@@ -217,7 +231,8 @@ fn names_that_overlap_do_not_multiply() {
     // A symbol table of a million entries, each of which names the same 60,000 bytes.
     let mut bytes = seeds[0].clone();
     let symtab = ElfFile::parse(&bytes[..]).unwrap().section(".symtab").unwrap().clone();
-    let entry = |at: u64| [&1_u32.to_le_bytes()[..], &[0x12, 0, 1, 0], &at.to_le_bytes(), &8_u64.to_le_bytes()].concat();
+    let entry =
+        |at: u64| [&1_u32.to_le_bytes()[..], &[0x12, 0, 1, 0], &at.to_le_bytes(), &8_u64.to_le_bytes()].concat();
     let (table, count) = (bytes.len() as u64, 300_000_u64);
     for index in 0..count {
         bytes.extend(entry(0x1000 + index * 16));

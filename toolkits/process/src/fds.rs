@@ -1,6 +1,8 @@
 //! `fds`: every descriptor of the target.
 
 mod info;
+mod peers;
+mod shared;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -14,6 +16,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use info::Extra;
+pub use peers::Peer;
 
 /// The collector of descriptors.
 pub struct Fds;
@@ -24,6 +27,19 @@ pub struct Options {
     /// Do not look up what the sockets are connected to
     #[arg(long)]
     no_sockets: bool,
+    /// Also who holds the other end of each pipe and unix socket: a walk over the descriptors of all processes
+    #[arg(long, conflicts_with = "no_sockets")]
+    peers: bool,
+    /// Also which descriptors are one open file description (dup, fork)
+    #[arg(long)]
+    shared: bool,
+}
+
+impl Options {
+    /// All that can be known.
+    pub fn everything() -> Self {
+        Self { no_sockets: false, peers: true, shared: true }
+    }
 }
 
 /// One descriptor.
@@ -86,6 +102,26 @@ pub struct Row {
     /// table of the network namespace has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<Box<Socket>>,
+    /// Who holds the other end of a pipe or of a unix socket, by pid and descriptor:
+    /// with --peers, 64 at the most. Empty when nobody of this pid namespace but the
+    /// agent does; absent where that could not be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "PEERS"))]
+    pub peers: Option<Vec<Peer>>,
+    /// How many more hold it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub more_peers: u64,
+    /// With --shared, of a descriptor that is one open file description with others of
+    /// this process (dup(2)): the lowest of them, itself included. They have one
+    /// position and one set of flags.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "SAME AS"))]
+    pub description: Option<u32>,
+}
+
+/// For what is left out when there is none.
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Totals over the descriptors.
@@ -116,6 +152,7 @@ server could hang the agent. Where the descriptors may not be listed, what fdinf
 still tells is shown, and the rest is a gap.
 
   agent fds                                         the descriptors of PID 1
+  agent fds --peers --shared                        who is at the other ends
   agent fds --name redis-server -o ndjson | jq 'select(.deleted)'";
     const CAPABILITIES: &'static [Capability] =
         &[Capability::SYS_PTRACE, Capability::DAC_READ_SEARCH, Capability::DAC_OVERRIDE];
@@ -128,6 +165,12 @@ still tells is shown, and the rest is a gap.
         let mut rows = in_halves(&ids, WORTH_A_THREAD, |some| looker.some(some));
         if !options.no_sockets {
             join_sockets(run, &mut rows, &mut gaps);
+        }
+        if options.peers {
+            peers::join(run, &mut rows, &mut gaps);
+        }
+        if options.shared {
+            shared::join(run, &process, &mut rows, &mut gaps);
         }
         let limits = soft_and_hard(&process);
         if let Err(failure) = &limits {
@@ -247,6 +290,9 @@ impl<'a, 'r> Looker<'a, 'r> {
             fs_type: mount.map(|mount| Text::from_bytes(&mount.fs_type)),
             extra: Box::new(told.extra),
             socket: None,
+            peers: None,
+            more_peers: 0,
+            description: None,
         };
         let is_named = row.kind == "file" || row.kind == "memfd";
         let mut path = link.unwrap_or_default();

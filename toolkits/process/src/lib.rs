@@ -1,6 +1,7 @@
-//! What the agent can see of processes: `ps`, `fds`, `limits`, `access`.
+//! What the agent can see of processes: `ps`, `fds`, `limits`, `env`, `access`.
 
 pub mod access;
+pub mod environment;
 pub mod fds;
 pub mod limits;
 pub mod ps;
@@ -8,5 +9,10 @@ pub mod ps;
 use agent_system::{Command, command};
 
 /// The commands of this toolkit.
-pub const COMMANDS: &[Command] =
-    &[command::<ps::Ps>(), command::<fds::Fds>(), command::<limits::Limits>(), command::<access::AccessCheck>()];
+pub const COMMANDS: &[Command] = &[
+    command::<ps::Ps>(),
+    command::<fds::Fds>(),
+    command::<limits::Limits>(),
+    command::<environment::Environment>(),
+    command::<access::AccessCheck>(),
+];

@@ -1,24 +1,59 @@
 //! `ps`: every process of the pid namespace, as a tree.
 
+mod change;
+mod details;
+mod names;
+
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use agent_model::{Gap, Gathered, Listing, Noted, Text};
 use agent_system::collector::TargetUse;
-use agent_system::{Capability, Cause, Collector, Failure, Process, Run, clock, in_halves, own, parse};
+use agent_system::parse::{Stat, Status};
+use agent_system::{
+    Capability, Cause, Collector, Directory, Failure, Process, Run, Watch, clock, in_halves, own, parse,
+};
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
+
+pub use change::{Change, Changes, Named};
+pub use details::{CapabilitySet, CapabilitySets, Cgroup, Details, FourIds, Id, Io, Namespace};
+
+use details::{Before, Deeper, present, unless_ended};
 
 /// The collector of processes.
 pub struct Ps;
 
 /// Options of `ps`.
-#[derive(Debug, Clone, Args, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Args, Serialize, JsonSchema)]
 pub struct Options {
     /// Also list the agent's own processes, marked as `self`
     #[arg(long = "self")]
     #[serde(rename = "self")]
     own: bool,
+    /// Also all IDs, capabilities, namespaces, control groups, directories, scheduling, I/O: ten more reads a process
+    #[arg(long)]
+    details: bool,
+    /// Do not look up the names of users and groups
+    #[arg(long, requires = "details")]
+    no_names: bool,
+    /// Also each thread, below its process
+    #[arg(long)]
+    threads: bool,
+    /// Also the proportional share of memory: the kernel walks the page tables of each process
+    #[arg(long)]
+    pss: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    watch: Watch,
+}
+
+impl Options {
+    /// All that is known of processes and threads, the agent's own included.
+    pub fn everything() -> Self {
+        Self { own: true, details: true, threads: true, ..Self::default() }
+    }
 }
 
 /// One process.
@@ -27,9 +62,21 @@ pub struct Row {
     /// Process ID in our pid namespace.
     #[schemars(extend("x-column" = "PID"))]
     pub pid: u32,
+    /// Thread ID; only of a row that is a thread's (--threads): its times, state, IDs
+    /// and details are its own then, and the rest is as in the row of its process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "TID"))]
+    pub tid: Option<u32>,
     /// Parent; 0 where it is outside of this pid namespace.
     #[schemars(extend("x-column" = "PPID"))]
     pub ppid: u32,
+    /// Process group; 0 for one of another pid namespace.
+    pub pgid: u32,
+    /// Session, likewise.
+    pub session: u32,
+    /// Its controlling terminal; absent for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tty: Option<Tty>,
     /// How many of its ancestors are listed.
     pub depth: u32,
     /// User ID, effective; absent with a gap where `status` could not be read.
@@ -43,7 +90,9 @@ pub struct Row {
     /// `zombie`, `dead`, `idle`, `parked`.
     #[schemars(extend("x-column" = "STATE"))]
     pub state: &'static str,
-    /// Number of threads.
+    /// Nice value: from 19, the least demanding, to -20.
+    pub nice: i32,
+    /// Number of threads; 1 for a thread.
     #[schemars(extend("x-column" = "THREADS"))]
     pub threads: u32,
     /// CPU time in user mode, in microseconds, to the clock tick.
@@ -56,6 +105,18 @@ pub struct Row {
     /// `status`: the figure in `stat` lags behind by some pages for each processor.
     #[schemars(extend("x-column" = "RSS"))]
     pub rss_bytes: u64,
+    /// Resident set, each page divided by how many processes have it, in bytes; only
+    /// with --pss. How the pages are shared depends on other processes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "PSS"))]
+    pub pss_bytes: Option<u64>,
+    /// What it has read and written; with --details and with --watch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io: Option<Io>,
+    /// What it did since the look before; only with --watch, and not in the first
+    /// look at it.
+    #[serde(flatten)]
+    pub change: Option<Change>,
     /// When it started (RFC 3339, UTC).
     #[schemars(extend("x-column" = "STARTED"))]
     pub start_time: String,
@@ -65,7 +126,8 @@ pub struct Row {
     /// Name (`comm`): 15 bytes at most.
     #[schemars(extend("x-column" = "NAME", "x-tree" = "depth"))]
     pub name: Text,
-    /// The arguments it has now; empty for a zombie and a kernel thread. A process
+    /// The arguments it has now; empty for a zombie, a kernel thread, and in the row of
+    /// a thread. A process
     /// that has rewritten them may have left empty ones behind its title. Of more
     /// than 128 KiB only the beginning, with a gap.
     #[schemars(extend("x-column" = "ARGS"))]
@@ -83,6 +145,19 @@ pub struct Row {
     /// Whether it is the agent's own.
     #[serde(rename = "self")]
     pub own: bool,
+    /// All the rest; with --details.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<Box<Details>>,
+}
+
+/// A terminal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Tty {
+    /// Its number, as `major:minor`.
+    pub device: String,
+    /// What it is called below /dev: `pts/3`; absent where its number does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// Totals over the processes listed.
@@ -94,6 +169,9 @@ pub struct Summary {
     pub threads: u64,
     /// Processes by state.
     pub states: BTreeMap<&'static str, u64>,
+    /// What has changed since the look before; with --watch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
 }
 
 impl Collector for Ps {
@@ -102,21 +180,67 @@ impl Collector for Ps {
     const MANUAL: &'static str = "\
 Rows come in tree order: a parent before its children, siblings by pid. The agent's
 own processes are left out unless --self is given, and so are processes that end
-while they are looked at.
+while they are looked at. With --threads, the threads of a process come after it and
+before its children, by thread ID, the first one included.
+
+--pss makes the kernel walk the page tables of each process, during which it holds the
+lock of its address space. --watch tells what was used between two looks: a process
+that began and ended in between is in neither.
 
   agent ps                     the tree on a terminal, JSON in a pipe
+  agent ps --details | jq '.data.rows[] | {pid, caps: .details.capabilities.effective.names}'
+  agent ps --threads -o table  who of the threads runs
+  agent ps --watch 1 --interval 5s | jq '.data.rows | sort_by(-.cpu_permille) | .[0]'
   agent ps -o ndjson | jq 'select(.state == \"zombie\") | .pid'";
     const CAPABILITIES: &'static [Capability] = &[Capability::SYS_PTRACE];
     const TARGET: TargetUse = TargetUse::Optional;
     type Options = Options;
     type Data = Listing<Row, Summary>;
 
-    fn collect(run: &Run, options: &Options) -> Result<Gathered<Self::Data>, Failure> {
-        let scan = Scan::prepare(run)?;
-        let (found, unseen) = scan.all(&run.pids()?);
-        let kept = found.into_iter().filter(|row| options.own || !row.value.own).collect();
-        Ok(Gathered::rows(tree(kept), missing(run, unseen), summarize))
+    fn watch(options: &Options) -> Watch {
+        options.watch
     }
+
+    fn compare(before: &Self::Data, now: &mut Self::Data, elapsed: Duration) {
+        change::compare(before, now, elapsed);
+    }
+
+    fn collect(run: &Run, options: &Options) -> Result<Gathered<Self::Data>, Failure> {
+        let scan = Scan::prepare(run, options)?;
+        let (found, unseen) = scan.all(&run.pids()?);
+        let mut threads = HashMap::new();
+        let kept = found.into_iter().filter(|found| options.own || !found.process.value.own).map(|found| {
+            if !found.threads.is_empty() {
+                threads.insert(found.process.value.pid, found.threads);
+            }
+            found.process
+        });
+        let rows = with_threads(tree(kept.collect()), threads);
+        Ok(Gathered::rows(rows, missing(run, unseen), summarize))
+    }
+}
+
+/// A process, and its threads if they were asked for.
+struct Found {
+    process: Noted<Row>,
+    threads: Vec<Noted<Row>>,
+}
+
+/// Puts the threads of each process behind it.
+fn with_threads(rows: Vec<Noted<Row>>, mut threads: HashMap<u32, Vec<Noted<Row>>>) -> Vec<Noted<Row>> {
+    if threads.is_empty() {
+        return rows;
+    }
+    let mut all = Vec::with_capacity(rows.len() + threads.values().map(Vec::len).sum::<usize>());
+    for row in rows {
+        let (pid, depth) = (row.value.pid, row.value.depth + 1);
+        all.push(row);
+        for mut thread in threads.remove(&pid).unwrap_or_default() {
+            thread.value.depth = depth;
+            all.push(thread);
+        }
+    }
+    all
 }
 
 /// The gaps for whole rows that are missing: one for each reason, however many
@@ -141,6 +265,8 @@ fn missing(run: &Run, unseen: Vec<Failure>) -> Vec<Gap> {
 /// What every row needs, read once.
 struct Scan<'r> {
     run: &'r Run,
+    options: Options,
+    deeper: Option<Deeper<'r>>,
     /// Seconds since 1970 at boot.
     boot_s: u64,
     ticks_per_second: u64,
@@ -161,7 +287,7 @@ const MOST_ARGS: usize = 128 << 10;
 const WORTH_A_THREAD: usize = 256;
 
 impl<'r> Scan<'r> {
-    fn prepare(run: &'r Run) -> Result<Self, Failure> {
+    fn prepare(run: &'r Run, options: &Options) -> Result<Self, Failure> {
         let mut boot_s = None;
         run.proc().lines("stat", |line| {
             boot_s = line.strip_prefix(b"btime ").and_then(parse::number);
@@ -174,6 +300,8 @@ impl<'r> Scan<'r> {
         });
         Ok(Self {
             run,
+            options: options.clone(),
+            deeper: options.details.then(|| Deeper::prepare(run, !options.no_names)),
             boot_s: boot_s.unwrap_or(0),
             ticks_per_second: agent_system::ticks_per_second(),
             page_bytes: agent_system::page_bytes(),
@@ -184,14 +312,14 @@ impl<'r> Scan<'r> {
 
     /// The rows of `pids`, in their order, and why others are missing. Processes
     /// that have ended are left out of both.
-    fn all(&self, pids: &[u32]) -> (Vec<Noted<Row>>, Vec<Failure>) {
+    fn all(&self, pids: &[u32]) -> (Vec<Found>, Vec<Failure>) {
         let mut unseen = Vec::new();
         let found = in_halves(pids, WORTH_A_THREAD, |some| self.some(some));
         let rows = found.into_iter().filter_map(|found| found.map_err(|failure| unseen.push(failure)).ok()).collect();
         (rows, unseen)
     }
 
-    fn some(&self, pids: &[u32]) -> Vec<Result<Noted<Row>, Failure>> {
+    fn some(&self, pids: &[u32]) -> Vec<Result<Found, Failure>> {
         let mut buffer = Vec::with_capacity(8192);
         let looked = pids.iter().map(|pid| self.one(*pid, &mut buffer));
         looked.filter(|found| !found.as_ref().is_err_and(Failure::is_exited)).collect()
@@ -199,22 +327,55 @@ impl<'r> Scan<'r> {
 
     /// The row of `pid`; the failure says that it has ended if it did before all
     /// was read.
-    fn one(&self, pid: u32, buffer: &mut Vec<u8>) -> Result<Noted<Row>, Failure> {
+    fn one(&self, pid: u32, buffer: &mut Vec<u8>) -> Result<Found, Failure> {
         let process = self.run.process(pid)?;
         let stat = process.stat(buffer)?;
+        let mut row = Noted::new(self.row(pid, &stat));
+        let status = self.ids(&process, &mut row, buffer)?;
+        let cgroups = self.control_group(&process, &mut row, buffer)?;
+        // A zombie has no memory any more, and a kernel thread never had: neither
+        // has arguments or an executable.
+        let has_memory = stat.state != b'Z' && !stat.is_kernel_thread();
+        if has_memory {
+            self.program(&process, &mut row, buffer)?;
+        }
+        if self.options.pss && has_memory && row.value.state != "zombie" {
+            let read = present(process.read_piece("smaps_rollup", buffer));
+            let read = self.noted("/pss_bytes", read, &mut row)?.flatten();
+            row.value.pss_bytes = read.and_then(|()| details::pss(buffer));
+        }
+        let before = Before { stat: &stat, status: status.as_ref(), cgroup: cgroups };
+        self.depths(&process, &process, before, &mut row, buffer)?;
+        let threads = if self.options.threads { self.threads(&process, &mut row, buffer)? } else { Vec::new() };
+        Ok(Found { process: row, threads })
+    }
+
+    /// What `stat` tells.
+    fn row(&self, pid: u32, stat: &Stat) -> Row {
         let us_per_tick = 1_000_000 / self.ticks_per_second.max(1);
         let started_us = stat.start_ticks.saturating_mul(us_per_tick);
-        let mut row = Noted::new(Row {
+        Row {
             pid,
+            tid: None,
             ppid: stat.ppid,
+            pgid: u32::try_from(stat.pgrp).unwrap_or(0),
+            session: u32::try_from(stat.session).unwrap_or(0),
+            tty: stat.terminal().map(|(major, minor)| Tty {
+                device: format!("{major}:{minor}"),
+                name: details::terminal_name(major, minor),
+            }),
             depth: 0,
             uid: None,
             gid: None,
             state: parse::state_name(stat.state),
+            nice: stat.nice,
             threads: stat.threads,
             cpu_user_us: stat.user_ticks.saturating_mul(us_per_tick),
             cpu_system_us: stat.system_ticks.saturating_mul(us_per_tick),
             rss_bytes: stat.rss_pages.saturating_mul(self.page_bytes),
+            pss_bytes: None,
+            io: None,
+            change: None,
             start_time: clock::rfc3339_seconds(self.boot_s.saturating_add(started_us / 1_000_000)),
             start_ticks: stat.start_ticks,
             name: Text::from_bytes(&stat.name),
@@ -223,33 +384,114 @@ impl<'r> Scan<'r> {
             executable_deleted: None,
             container_id: None,
             own: Some(pid) == self.own_pid,
-        });
-        self.ids(&process, &mut row, buffer)?;
-        self.control_group(&process, &mut row, buffer)?;
-        // A zombie has no memory any more, and a kernel thread never had: neither
-        // has arguments or an executable.
-        if stat.state != b'Z' && !stat.is_kernel_thread() {
-            self.program(&process, &mut row, buffer)?;
+            details: None,
         }
+    }
+
+    /// What only some looks want of a process or thread: I/O and details.
+    fn depths(
+        &self,
+        process: &Process<'_>,
+        place: &Directory<'_>,
+        before: Before<'_>,
+        row: &mut Noted<Row>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
+        if self.options.details || self.options.watch.looks().is_some() {
+            match present(place.read_piece("io", buffer)) {
+                Ok(read) => row.value.io = read.and_then(|()| details::io(buffer)),
+                Err(failure) => unless_ended(self.run, "/io", failure, &mut row.gaps)?,
+            }
+        }
+        if let Some(deeper) = &self.deeper {
+            let details = deeper.of(process, place, before, buffer, &mut row.gaps)?;
+            row.value.details = Some(Box::new(details));
+        }
+        Ok(())
+    }
+
+    /// The rows of its threads, by thread ID. One that ends meanwhile is left out.
+    fn threads(
+        &self,
+        process: &Process<'_>,
+        row: &mut Noted<Row>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Vec<Noted<Row>>, Failure> {
+        let tids = match process.threads() {
+            Ok(tids) => tids,
+            Err(failure) => {
+                // Those of a process that has ended are not missed.
+                unless_ended(self.run, "/threads", failure, &mut row.gaps)?;
+                return Ok(Vec::new());
+            }
+        };
+        let mut rows = Vec::with_capacity(tids.len());
+        for tid in tids {
+            match self.thread(process, tid, &row.value, buffer) {
+                Ok(thread) => rows.push(thread),
+                Err(failure) if failure.is_exited() || failure.is_not_found() => {}
+                Err(failure) if failure.is_refused() => {
+                    row.gaps.push(self.run.gap("/threads", &failure));
+                    break;
+                }
+                Err(failure) => row.gaps.push(self.run.gap("/threads", &failure)),
+            }
+        }
+        Ok(rows)
+    }
+
+    fn thread(&self, process: &Process<'_>, tid: u32, of: &Row, buffer: &mut Vec<u8>) -> Result<Noted<Row>, Failure> {
+        let place = process.thread(tid)?;
+        place.read_piece("stat", buffer)?;
+        let malformed = |words| place.failure("stat", Cause::Malformed(words));
+        let stat = parse::stat(buffer).ok_or_else(|| malformed("not as proc_pid_stat(5) says"))?;
+        let mut row = Noted::new(Row {
+            tid: Some(tid),
+            threads: 1,
+            rss_bytes: of.rss_bytes,
+            container_id: of.container_id.clone(),
+            own: of.own,
+            ..self.row(process.pid(), &stat)
+        });
+        let read = place.read_piece("status", buffer);
+        let status = self.noted("/uid", read, &mut row)?.and_then(|()| parse::status(buffer));
+        if let Some(status) = &status {
+            (row.value.uid, row.value.gid) = (Some(status.uid.effective), Some(status.gid.effective));
+        }
+        let before = Before { stat: &stat, status: status.as_ref(), cgroup: None };
+        self.depths(process, &place, before, &mut row, buffer)?;
         Ok(row)
     }
 
     /// What `status` tells.
-    fn ids(&self, process: &Process<'_>, row: &mut Noted<Row>, buffer: &mut Vec<u8>) -> Result<(), Failure> {
-        if let Some(status) = self.noted("/uid", process.status(buffer), row)? {
+    fn ids(
+        &self,
+        process: &Process<'_>,
+        row: &mut Noted<Row>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Option<Status>, Failure> {
+        let status = self.noted("/uid", process.status(buffer), row)?;
+        if let Some(status) = &status {
             row.value.uid = Some(status.uid.effective);
             row.value.gid = Some(status.gid.effective);
             row.value.rss_bytes = status.rss_bytes.unwrap_or(row.value.rss_bytes);
         }
-        Ok(())
+        Ok(status)
     }
 
-    fn control_group(&self, process: &Process<'_>, row: &mut Noted<Row>, buffer: &mut Vec<u8>) -> Result<(), Failure> {
+    /// Which container it is in, and for --details its control groups.
+    fn control_group(
+        &self,
+        process: &Process<'_>,
+        row: &mut Noted<Row>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Option<Vec<Cgroup>>, Failure> {
         if self.noted("/container_id", process.read_piece("cgroup", buffer), row)?.is_some() {
             row.value.own |= self.own_cgroup.as_deref() == Some(buffer.as_slice());
             row.value.container_id = parse::container_id(buffer).map(Text::from);
+            return Ok(self.options.details.then(|| details::cgroups(buffer)));
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Arguments and executable.
@@ -383,12 +625,47 @@ fn tree(rows: Vec<Noted<Row>>) -> Vec<Noted<Row>> {
 }
 
 fn summarize(rows: &[Row]) -> Summary {
-    let mut summary = Summary { processes: rows.len() as u64, ..Summary::default() };
-    for row in rows {
+    let mut summary = Summary::default();
+    for row in rows.iter().filter(|row| row.tid.is_none()) {
+        summary.processes += 1;
         summary.threads += u64::from(row.threads);
         *summary.states.entry(row.state).or_default() += 1;
     }
     summary
+}
+
+/// A row of a test.
+#[cfg(test)]
+fn plain(pid: u32, ppid: u32) -> Row {
+    Row {
+        pid,
+        tid: None,
+        ppid,
+        pgid: 0,
+        session: 0,
+        tty: None,
+        depth: 0,
+        uid: None,
+        gid: None,
+        state: "sleeping",
+        nice: 0,
+        threads: 1,
+        cpu_user_us: 0,
+        cpu_system_us: 0,
+        rss_bytes: 0,
+        pss_bytes: None,
+        io: None,
+        change: None,
+        start_time: String::new(),
+        start_ticks: 0,
+        name: Text::default(),
+        args: Vec::new(),
+        executable: None,
+        executable_deleted: None,
+        container_id: None,
+        own: false,
+        details: None,
+    }
 }
 
 #[cfg(test)]
@@ -396,26 +673,7 @@ mod tests {
     use super::*;
 
     fn row(pid: u32, ppid: u32) -> Noted<Row> {
-        Noted::new(Row {
-            pid,
-            ppid,
-            depth: 0,
-            uid: None,
-            gid: None,
-            state: "sleeping",
-            threads: 1,
-            cpu_user_us: 0,
-            cpu_system_us: 0,
-            rss_bytes: 0,
-            start_time: String::new(),
-            start_ticks: 0,
-            name: Text::default(),
-            args: Vec::new(),
-            executable: None,
-            executable_deleted: None,
-            container_id: None,
-            own: false,
-        })
+        Noted::new(plain(pid, ppid))
     }
 
     fn shape(rows: Vec<Noted<Row>>) -> Vec<(u32, u32)> {
@@ -426,6 +684,17 @@ mod tests {
     fn parents_come_before_children_and_siblings_by_pid() {
         let rows = vec![row(1, 0), row(2, 9), row(5, 1), row(7, 5), row(8, 1), row(9, 0)];
         assert_eq!(shape(rows), [(1, 0), (5, 1), (7, 2), (8, 1), (9, 0), (2, 1)]);
+    }
+
+    #[test]
+    fn threads_stand_between_their_process_and_its_children() {
+        let thread = |tid| Noted::new(Row { tid: Some(tid), ..plain(1, 0) });
+        let rows = tree(vec![row(1, 0), row(5, 1)]);
+        let all = with_threads(rows, HashMap::from([(1, vec![thread(1), thread(3)])]));
+        let shape: Vec<_> = all.iter().map(|row| (row.value.pid, row.value.tid, row.value.depth)).collect();
+        assert_eq!(shape, [(1, None, 0), (1, Some(1), 1), (1, Some(3), 1), (5, None, 1)]);
+        let rows: Vec<Row> = all.into_iter().map(|row| row.value).collect();
+        assert_eq!((summarize(&rows).processes, summarize(&rows).threads), (2, 2));
     }
 
     #[test]

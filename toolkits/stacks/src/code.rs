@@ -10,6 +10,7 @@ use agent_model::{Gap, Reason, Text};
 use agent_system::memory::Memory;
 use agent_system::{Process, Run};
 
+use crate::frame::Inlined;
 use crate::unwind::{Module, Unwinder};
 
 /// A module with code.
@@ -17,6 +18,8 @@ struct Code<'r> {
     path: Text,
     avma: Range<u64>,
     bias: u64,
+    /// Where its first executable mapping starts in the file, in bytes.
+    file_offset: u64,
     opened: Option<Opened<'r>>,
     /// Made when the first address in it is named.
     symbols: Option<SymbolTable>,
@@ -35,6 +38,25 @@ pub struct Name {
     pub build_id: Option<String>,
     /// The address as linked (SVMA): what addr2line takes.
     pub offset: Option<u64>,
+    /// The source file.
+    pub file: Option<Text>,
+    /// The line in it.
+    pub line: Option<u32>,
+    /// The functions that were inlined there, innermost first.
+    pub inlined: Vec<Inlined>,
+}
+
+/// A module, as a profile names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleFacts {
+    /// Its path.
+    pub path: Text,
+    /// Where its code lies (AVMA).
+    pub avma: Range<u64>,
+    /// Where that starts in the file, in bytes.
+    pub file_offset: u64,
+    /// Its build ID.
+    pub build_id: Option<String>,
 }
 
 /// The modules of a process that hold code, and what its stacks are unwound with.
@@ -102,7 +124,8 @@ impl<'r> CodeMap<'r> {
         });
         self.unwinder.add_module(module.unwrap_or_else(|| Module::code(avma.clone())));
         let opened = if bias.is_some() { opened } else { None };
-        self.codes.push(Code { path, avma, bias: bias.unwrap_or(0), opened, symbols: None });
+        let file_offset = file.pieces.iter().find(|piece| piece.executable).map_or(0, |piece| piece.offset);
+        self.codes.push(Code { path, avma, bias: bias.unwrap_or(0), file_offset, opened, symbols: None });
     }
 
     fn add_vdso(&mut self, avma: Range<u64>, image: Image<'r>) {
@@ -113,7 +136,24 @@ impl<'r> CodeMap<'r> {
             self.unwinder.add_module(module);
         }
         let opened = Opened { elf, image, from_memory: true, file_failure: None, replaced: false };
-        self.codes.push(Code { path: Text::from("[vdso]"), avma, bias, opened: Some(opened), symbols: None });
+        self.codes.push(Code {
+            path: Text::from("[vdso]"),
+            avma,
+            bias,
+            file_offset: 0,
+            opened: Some(opened),
+            symbols: None,
+        });
+    }
+
+    /// The modules, by address.
+    pub fn modules(&self) -> impl Iterator<Item = ModuleFacts> {
+        self.codes.iter().map(|code| ModuleFacts {
+            path: code.path.clone(),
+            avma: code.avma.clone(),
+            file_offset: code.file_offset,
+            build_id: code.opened.as_ref().and_then(|opened| opened.elf.facts().build_id.clone()),
+        })
     }
 
     /// Where the readable memory that holds `address` ends.

@@ -1,11 +1,15 @@
-//! What the agent can see of threads: `stacks`.
+//! What the agent can see of threads: `stacks`, `profile`.
 
 pub mod code;
+pub mod frame;
+pub mod locks;
 pub mod look;
+pub mod profile;
 pub mod stacks;
 pub mod unwind;
+pub mod wait;
 
 use agent_system::{Command, command};
 
 /// The commands of this toolkit.
-pub const COMMANDS: &[Command] = &[command::<stacks::Stacks>()];
+pub const COMMANDS: &[Command] = &[command::<stacks::Stacks>(), command::<profile::Profile>()];

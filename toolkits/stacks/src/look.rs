@@ -5,15 +5,20 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_model::Text;
 use agent_system::memory::Memory;
 use agent_system::parse::{self, Blocked, Doing};
-use agent_system::{Directory, Failure, Process};
+use agent_system::stop::Stopped;
+use agent_system::{Cause, Directory, Failure, Process};
+
+use syscalls::Sysno;
 
 use crate::code::CodeMap;
 use crate::unwind::{Register, Registers, Unwound};
+use crate::wait::{self, Wait};
 
 /// How a stack was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Method {
     /// The thread was blocked, and did not move while its stack was copied.
     NoStop,
@@ -41,6 +46,8 @@ pub enum StopPolicy {
     Never,
     /// Where its stack cannot be read otherwise.
     Auto,
+    /// Where it runs: a thread that is blocked is not disturbed for a better stack.
+    OnlyRunning,
 }
 
 /// What was seen of a thread.
@@ -54,6 +61,16 @@ pub struct Seen {
     pub method: Method,
     /// Why there is no stack, or no better one.
     pub failure: Option<Failure>,
+    /// What it waits for.
+    pub wait: Option<Wait>,
+    /// By which it can be told later that it has not run since.
+    pub still: Option<Stillness>,
+}
+
+impl Seen {
+    fn nothing() -> Self {
+        Self { doing: None, stack: None, method: Method::SyscallOnly, failure: None, wait: None, still: None }
+    }
 }
 
 /// How often a thread that keeps moving is tried again without a stop.
@@ -67,8 +84,42 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// not seen then: 256 KiB hold some thousands.
 const LARGEST_COPY: u64 = 256 << 10;
 
+/// Where all threads are held at once: the most that is copied of all stacks, and
+/// what each may have in any case.
+const LARGEST_COPIES: u64 = 32 << 20;
+const SMALLEST_COPY: u64 = 16 << 10;
+
 /// Below the stack pointer of a running thread: the red zone of the System V ABI.
 const RED_ZONE: u64 = 128;
+
+/// What a look at waits needs.
+#[derive(Clone, Copy)]
+pub struct Waits<'a, 'r> {
+    /// The process's memory, where it may be read.
+    pub memory: Option<&'a Memory<'r>>,
+    /// `/proc/PID/fd`, where it may be looked at.
+    pub links: Option<&'a Directory<'r>>,
+}
+
+impl Waits<'_, '_> {
+    /// Decodes what a thread waits for. What it reads is only worth something if the
+    /// thread is still in the same call afterwards.
+    pub fn of(&self, blocked: Blocked) -> Option<Wait> {
+        let call = blocked.call?;
+        let name = Sysno::new(usize::try_from(call.number).ok()?)?.name();
+        let mut read = |address: u64, buffer: &mut [u8]| {
+            self.memory.and_then(|memory| memory.read(address, buffer).ok()).unwrap_or(0)
+        };
+        let mut wait = wait::decode(name, &call.arguments, &mut read)?;
+        if let Some(links) = self.links {
+            for descriptor in &mut wait.descriptors {
+                let link = links.link(&descriptor.fd.to_string());
+                descriptor.target = link.ok().map(|link| Text::from_bytes(&link));
+            }
+        }
+        Some(wait)
+    }
+}
 
 /// Looks at threads of one process.
 pub struct Looker<'a, 'r> {
@@ -82,14 +133,47 @@ pub struct Looker<'a, 'r> {
     pub policy: StopPolicy,
     /// The most frames of one stack.
     pub max_frames: usize,
+    /// What is needed to say what a thread waits for; `None` where nobody asks.
+    pub waits: Option<Waits<'a, 'r>>,
+    /// For how long threads may be held in all, in microseconds: those of this run
+    /// so far count.
+    pub stop_budget_us: u64,
+}
+
+/// A thread that is held.
+struct Held<'r> {
+    stopped: Stopped<'r>,
+    copy: Option<Copy>,
 }
 
 /// What tells that a thread has not run: what it waits in, and the time that it
 /// has spent on a processor (`schedstat`, where the kernel counts it).
-#[derive(PartialEq, Eq)]
-struct Stillness {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stillness {
     doing: Doing,
     processor_ns: Vec<u8>,
+}
+
+impl Stillness {
+    /// Whether `thread` has not run since. Without CONFIG_SCHED_INFO the system call
+    /// has to do.
+    pub fn holds(&self, thread: &Directory<'_>) -> bool {
+        stillness(thread).is_ok_and(|now| now == *self)
+    }
+
+    /// Whether `thread` is in the same system call at the same place, though it may
+    /// have run meanwhile.
+    pub fn is_in_same_call(&self, thread: &Directory<'_>) -> bool {
+        stillness(thread).is_ok_and(|now| now.doing == self.doing)
+    }
+
+    /// What the thread was blocked in.
+    pub fn blocked(&self) -> Option<Blocked> {
+        match self.doing {
+            Doing::Blocked(blocked) => Some(blocked),
+            Doing::Running => None,
+        }
+    }
 }
 
 impl<'r> Looker<'_, 'r> {
@@ -98,14 +182,59 @@ impl<'r> Looker<'_, 'r> {
         let mut seen = self.without_stop(thread);
         let is_good = seen.stack.as_ref().is_some_and(Unwound::is_complete);
         let is_gone = seen.failure.as_ref().is_some_and(Failure::is_exited);
-        if !is_good && !is_gone && self.policy == StopPolicy::Auto {
-            self.stop(tid, thread, &mut seen);
+        let may_stop = match self.policy {
+            StopPolicy::Never => false,
+            StopPolicy::Auto => true,
+            StopPolicy::OnlyRunning => seen.doing == Some(Doing::Running),
+        };
+        if !is_good && !is_gone && may_stop {
+            match self.hold(tid) {
+                Ok(mut held) => {
+                    self.copy(&mut held, LARGEST_COPY);
+                    let doing = stillness(thread).ok().map(|still| still.doing);
+                    held.stopped.let_go();
+                    self.take(&held, doing, &mut seen);
+                }
+                // A better stack than the one there is was not to be had.
+                Err(failure) => seen.failure = Some(failure),
+            }
         }
         seen
     }
 
+    /// Looks at all of `threads` at one instant: none is let go of before all are
+    /// held. One that cannot be held is read as it is meanwhile.
+    pub fn look_at_all(&mut self, threads: &[(u32, Directory<'r>)]) -> Vec<Seen> {
+        let mut all: Vec<Seen> = threads.iter().map(|(_, thread)| self.without_stop(thread)).collect();
+        let mut held: Vec<Option<Held<'r>>> = Vec::with_capacity(threads.len());
+        for ((tid, _), seen) in threads.iter().zip(&mut all) {
+            held.push(match self.hold(*tid) {
+                Ok(held) => Some(held),
+                Err(failure) => {
+                    seen.failure = Some(failure);
+                    None
+                }
+            });
+        }
+        let most = (LARGEST_COPIES / threads.len().max(1) as u64).clamp(SMALLEST_COPY, LARGEST_COPY);
+        for one in held.iter_mut().flatten() {
+            self.copy(one, most);
+        }
+        for one in held.iter_mut().flatten() {
+            one.stopped.let_go();
+        }
+        for (one, seen) in held.iter().zip(&mut all) {
+            if let Some(held) = one {
+                // Only this one is of the instant that was asked for.
+                seen.stack = None;
+                self.take(held, None, seen);
+            }
+        }
+        all
+    }
+
     fn without_stop(&mut self, thread: &Directory<'r>) -> Seen {
-        let mut seen = Seen { doing: None, stack: None, method: Method::SyscallOnly, failure: None };
+        let mut seen = Seen::nothing();
         for _ in 0..TRIES {
             let before = match stillness(thread) {
                 Ok(before) => before,
@@ -117,10 +246,13 @@ impl<'r> Looker<'_, 'r> {
             seen.doing = Some(before.doing);
             let Doing::Blocked(blocked) = before.doing else { break };
             let stack = self.unwind_blocked(blocked);
+            let wait = self.waits.and_then(|waits| waits.of(blocked));
             match stillness(thread) {
                 Ok(after) if after == before => {
                     seen.method = Method::NoStop;
                     seen.stack = Some(stack);
+                    seen.wait = wait;
+                    seen.still = Some(before);
                     break;
                 }
                 // It moved: what was read may be of two moments.
@@ -140,25 +272,31 @@ impl<'r> Looker<'_, 'r> {
         self.code.unwinder.unwind(registers, |address| pages.word(address), self.max_frames)
     }
 
-    /// Holds the thread, copies its registers and its stack, lets it go, and
-    /// unwinds only then.
-    fn stop(&mut self, tid: u32, thread: &Directory<'r>, seen: &mut Seen) {
-        let stopped = match self.process.stop(tid, PATIENCE) {
-            Ok(stopped) => stopped,
-            Err(failure) => {
-                // A better stack than the one there is was not to be had.
-                seen.failure = Some(failure);
-                return;
-            }
-        };
-        let raw = stopped.registers;
-        let sp = raw[Register::Rsp as usize];
-        let copy = Copy::of(self.memory, self.code, sp);
-        let doing = stillness(thread).ok().map(|still| still.doing);
-        stopped.release();
-        let registers = Register::ALL
-            .into_iter()
-            .fold(Registers::new(raw[Register::Rip as usize], sp), |all, one| all.with(one, raw[one as usize]));
+    /// Holds the thread, if there is time left for it.
+    fn hold(&self, tid: u32) -> Result<Held<'r>, Failure> {
+        let spent = self.process.run().ledger().spent().stopped_us;
+        let left = self.stop_budget_us.saturating_sub(spent);
+        if left == 0 {
+            let path = format!("ptrace({tid})");
+            return Err(Failure::new(path.as_str(), Cause::Timeout("the time for which threads may be held is over")));
+        }
+        let stopped = self.process.stop(tid, PATIENCE.min(Duration::from_micros(left)))?;
+        Ok(Held { stopped, copy: None })
+    }
+
+    /// Copies the stack of a thread that is held.
+    fn copy(&self, held: &mut Held<'_>, most: u64) {
+        let sp = held.stopped.registers[Register::Rsp as usize];
+        held.copy = Some(Copy::of(self.memory, self.code, sp, most));
+    }
+
+    /// Unwinds what was copied of a thread that was held.
+    fn take(&mut self, held: &Held<'_>, doing: Option<Doing>, seen: &mut Seen) {
+        let Some(copy) = &held.copy else { return };
+        let raw = held.stopped.registers;
+        let (pc, sp) = (raw[Register::Rip as usize], raw[Register::Rsp as usize]);
+        let registers =
+            Register::ALL.into_iter().fold(Registers::new(pc, sp), |all, one| all.with(one, raw[one as usize]));
         let stack = self.code.unwinder.unwind(registers, |address| copy.word(address), self.max_frames);
         // The chain without a stop may have come further than one copy reaches.
         let is_better =
@@ -234,9 +372,9 @@ struct Copy {
 }
 
 impl Copy {
-    fn of(memory: &Memory<'_>, code: &CodeMap<'_>, sp: u64) -> Self {
+    fn of(memory: &Memory<'_>, code: &CodeMap<'_>, sp: u64, most: u64) -> Self {
         let start = sp.saturating_sub(RED_ZONE);
-        let end = code.readable_end(sp).unwrap_or(sp).min(sp.saturating_add(LARGEST_COPY));
+        let end = code.readable_end(sp).unwrap_or(sp).min(sp.saturating_add(most));
         let mut bytes = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(0)];
         let read = memory.read(start, &mut bytes).unwrap_or(0);
         bytes.truncate(read);

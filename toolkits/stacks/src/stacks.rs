@@ -1,9 +1,11 @@
 //! `stacks`: what each thread does, and where it is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_model::{Gap, Gathered, Hex, Listing, Noted, Reason, Text};
+use agent_network::sockets;
 use agent_system::memory::Memory;
 use agent_system::parse::{self, Call, Doing};
 use agent_system::{Capability, Collector, Directory, Failure, Process, Run};
@@ -13,8 +15,11 @@ use serde::Serialize;
 use syscalls::Sysno;
 
 use crate::code::CodeMap;
-use crate::look::{Looker, Method, Seen, StopPolicy};
+use crate::frame::{Frame, frames};
+use crate::locks::{self, Contended, Finding, Party};
+use crate::look::{Looker, Method, Seen, Stillness, StopPolicy, Waits};
 use crate::unwind::{EndReason, Unwound};
+use crate::wait::{self, Threads, Wait};
 
 /// The collector of stacks.
 pub struct Stacks;
@@ -27,6 +32,8 @@ enum Stop {
     Never,
     /// A running thread, or one whose stack cannot be read otherwise
     Auto,
+    /// All threads, until all of them are held: the stacks are of one instant
+    Consistent,
 }
 
 /// Options of `stacks`.
@@ -35,6 +42,20 @@ pub struct Options {
     /// When a thread may be held for a moment
     #[arg(long, value_enum, default_value_t = Stop::Auto)]
     stop: Stop,
+    /// For how long threads may be held in all
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = humantime::parse_duration)]
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
+    stop_budget: Duration,
+    /// Only threads that wait for a lock or hold one, and who waits for whom
+    #[arg(long)]
+    locks: bool,
+    /// The stacks in the kernel as well (needs CAP_SYS_ADMIN)
+    #[arg(long)]
+    kernel: bool,
+    /// Do not join descriptors with their sockets
+    #[arg(long)]
+    no_sockets: bool,
     /// List each thread by itself, also those with equal stacks
     #[arg(long)]
     flat: bool,
@@ -45,6 +66,11 @@ pub struct Options {
     /// The most frames of one stack
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     max_frames: u32,
+}
+
+/// A time as it is written on the command line.
+pub(crate) fn as_text<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_duration(*time))
 }
 
 /// Threads that do the same thing at the same place.
@@ -77,6 +103,10 @@ pub struct Row {
     /// The frames, innermost first.
     #[schemars(extend("x-lines" = true))]
     pub frames: Vec<Frame>,
+    /// The functions of the kernel that it is in, innermost first, as
+    /// `name+offset/size`; only with `--kernel`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kernel_frames: Vec<Text>,
 }
 
 /// One thread.
@@ -94,39 +124,13 @@ pub struct Thread {
     /// The kernel function that it sleeps in (`wchan`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_channel: Option<Text>,
-}
-
-/// One frame.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Frame {
-    /// The address in the process (AVMA): of the instruction that is next, or of
-    /// that behind the call.
-    #[schemars(extend("x-column" = "ADDRESS"))]
-    pub address: Hex,
-    /// The function, demangled; absent where it has no name.
+    /// What it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-column" = "FUNCTION"))]
-    pub function: Option<Text>,
-    /// How far into the function the address is, in bytes.
+    pub wait: Option<Box<Wait>>,
+    /// The same in words, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub function_offset: Option<Hex>,
-    /// The module that the code is of; absent for code that a runtime has made.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-column" = "MODULE"))]
-    pub module: Option<Text>,
-    /// The address as linked (SVMA): with the build ID this is enough to find its
-    /// line later, elsewhere.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub offset: Option<Hex>,
-    /// The module's build ID.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub build_id: Option<String>,
-    /// `pc` for the innermost frame and one that a signal interrupted, `signal` for
-    /// the frame of a signal, else `return_address`.
-    pub kind: &'static str,
-    /// How it was found: `registers`, `call_frame_info` (exact), `frame_pointer` (a
-    /// guess that fits), …
-    pub found_by: &'static str,
+    #[schemars(extend("x-column" = "WAITS FOR"))]
+    pub waits_for: Option<Text>,
 }
 
 /// Totals over the threads.
@@ -140,6 +144,12 @@ pub struct Summary {
     pub methods: BTreeMap<&'static str, u64>,
     /// Threads by the system call that they wait in.
     pub system_calls: BTreeMap<String, u64>,
+    /// The locks that are waited for, by address; only with `--locks`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locks: Option<Vec<Contended>>,
+    /// What is wrong: deadlocks, by the lowest thread ID in each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
 }
 
 impl Collector for Stacks {
@@ -149,9 +159,16 @@ impl Collector for Stacks {
 A thread that is blocked in a system call is read without a stop. A running one is held
 for some tens of microseconds, unless --stop=never; what that cost stands in
 cost.target_stopped_us. Threads with equal stacks are one row, those with the most
-threads first, then by thread ID.
+threads first, then by thread ID. With --stop=consistent every thread is held, so
+that some of its system calls return EINTR: use it only where one instant matters.
+
+Threads that wait for each other in a circle are a finding in summary.findings, after
+a second look has shown that none of them has moved. The holder of a lock is known
+for pthread mutexes and write locks (so for C++ and most runtimes) and for
+pthread_join.
 
   agent stacks                       what is everybody waiting for
+  agent stacks --locks               who waits for whom; deadlocks
   agent stacks --stop never          without holding any thread";
     const CAPABILITIES: &'static [Capability] =
         &[Capability::SYS_PTRACE, Capability::DAC_READ_SEARCH, Capability::DAC_OVERRIDE];
@@ -161,7 +178,21 @@ threads first, then by thread ID.
     fn collect(run: &Run, options: &Options) -> Result<Gathered<Self::Data>, Failure> {
         let process = run.target_process()?;
         let mut gaps = Vec::new();
-        let rows = match (Dump { run, process: &process, options, gaps: &mut gaps }).rows() {
+        let mut stills = HashMap::new();
+        if options.kernel {
+            run.raise_also(Capability::SYS_ADMIN)?;
+        }
+        let links = process.directory("fd").ok();
+        let dump = Dump {
+            run,
+            process: &process,
+            options,
+            links: links.as_ref(),
+            has_kernel: options.kernel,
+            stills: &mut stills,
+            gaps: &mut gaps,
+        };
+        let rows = match dump.rows() {
             Ok(rows) => rows,
             Err(failure) if failure.is_exited() => return Err(failure),
             Err(failure) => {
@@ -169,8 +200,26 @@ threads first, then by thread ID.
                 Vec::new()
             }
         };
+        let mut contended = None;
+        let mut findings = Vec::new();
+        let rows = {
+            let mut rows = rows;
+            let mut after = After { run, process: &process, stills, policy: options.stop };
+            after.identify(&mut rows);
+            if !options.no_sockets {
+                join_sockets(run, &mut rows, &mut gaps);
+            }
+            let waiters = after.waiters(&rows);
+            findings.extend(after.deadlocks(&rows, &waiters));
+            if options.locks {
+                rows.retain(|row| after.is_about_locks(&row.value, &waiters));
+                contended = Some(locks::contended(&waiters));
+            }
+            rows.iter_mut().for_each(|row| put_words(&mut row.value));
+            rows
+        };
         let rows = if options.flat { rows } else { grouped(rows) };
-        Ok(Gathered::rows(rows, gaps, summarize))
+        Ok(Gathered::rows(rows, gaps, |rows| Summary { locks: contended, findings, ..summarize(rows) }))
     }
 }
 
@@ -184,12 +233,18 @@ struct Dump<'a, 'r> {
     run: &'a Run,
     process: &'a Process<'r>,
     options: &'a Options,
+    /// `/proc/PID/fd`, where it may be looked at.
+    links: Option<&'a Directory<'r>>,
+    /// Whether the kernel's stacks are wanted, and may be read.
+    has_kernel: bool,
+    /// By which each thread can be told not to have run since.
+    stills: &'a mut HashMap<u32, Stillness>,
     gaps: &'a mut Vec<Gap>,
 }
 
 impl<'r> Dump<'_, 'r> {
     /// A row a thread, by thread ID.
-    fn rows(&mut self) -> Result<Vec<Noted<Row>>, Failure> {
+    fn rows(mut self) -> Result<Vec<Noted<Row>>, Failure> {
         let mut tids = self.process.threads()?;
         if let Some(only) = self.options.tid {
             tids.retain(|tid| *tid == only);
@@ -205,6 +260,11 @@ impl<'r> Dump<'_, 'r> {
                 None
             }
         };
+        if self.options.stop == Stop::Consistent
+            && let Some(inside) = &mut inside
+        {
+            return Ok(self.rows_of_one_instant(&tids, inside));
+        }
         let mut rows = Vec::with_capacity(tids.len());
         for (done, tid) in tids.iter().enumerate() {
             if self.run.is_over() {
@@ -218,6 +278,38 @@ impl<'r> Dump<'_, 'r> {
         Ok(rows)
     }
 
+    /// All threads while all of them are held.
+    fn rows_of_one_instant(&mut self, tids: &[u32], inside: &mut Inside<'r>) -> Vec<Noted<Row>> {
+        let mut buffer = Vec::with_capacity(512);
+        let mut stats = Vec::new();
+        let mut threads = Vec::new();
+        for tid in tids {
+            let Ok(thread) = self.process.thread(*tid) else { continue };
+            if thread.read_piece("stat", &mut buffer).is_ok()
+                && let Some(stat) = parse::stat(&buffer)
+            {
+                stats.push(stat);
+                threads.push((*tid, thread));
+            }
+        }
+        let all = self.looker(inside, StopPolicy::Auto).look_at_all(&threads);
+        let seen = threads.iter().zip(stats).zip(all);
+        seen.map(|(((tid, thread), stat), seen)| self.row(*tid, thread, &stat, seen, Some(inside))).collect()
+    }
+
+    fn looker<'b>(&'b self, inside: &'b mut Inside<'r>, policy: StopPolicy) -> Looker<'b, 'r> {
+        let Inside { memory, code } = inside;
+        Looker {
+            process: self.process,
+            memory,
+            code,
+            policy,
+            max_frames: self.options.max_frames as usize,
+            waits: Some(Waits { memory: Some(memory), links: self.links }),
+            stop_budget_us: u64::try_from(self.options.stop_budget.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+
     fn inside(&mut self) -> Result<Inside<'r>, Failure> {
         let memory = Arc::new(self.process.memory()?);
         let code = CodeMap::of(self.run, self.process, &memory, self.gaps)?;
@@ -225,25 +317,36 @@ impl<'r> Dump<'_, 'r> {
     }
 
     /// The row of one thread; `None` if it has ended before anything was read.
-    fn thread(&self, tid: u32, thread: &Directory<'r>, inside: Option<&mut Inside<'r>>) -> Option<Noted<Row>> {
+    fn thread(&mut self, tid: u32, thread: &Directory<'r>, inside: Option<&mut Inside<'r>>) -> Option<Noted<Row>> {
         let mut buffer = Vec::with_capacity(512);
         thread.read_piece("stat", &mut buffer).ok()?;
         let stat = parse::stat(&buffer)?;
         let policy = match self.options.stop {
             // What sleeps uninterruptibly does not stop, and a zombie has nothing to.
-            Stop::Auto if !matches!(stat.state, b'D' | b'Z' | b'X') => StopPolicy::Auto,
+            Stop::Auto | Stop::Consistent if !matches!(stat.state, b'D' | b'Z' | b'X') => StopPolicy::Auto,
             _ => StopPolicy::Never,
         };
-        let mut named = Vec::new();
-        let seen = match inside {
-            Some(Inside { memory, code }) => {
-                let max_frames = self.options.max_frames as usize;
-                let seen = Looker { process: self.process, memory, code, policy, max_frames }.look(tid, thread);
-                named = frames(seen.stack.as_ref(), code);
-                seen
-            }
-            None => without_memory(thread),
+        let mut inside = inside;
+        let seen = match &mut inside {
+            Some(inside) => self.looker(inside, policy).look(tid, thread),
+            None => self.without_memory(thread),
         };
+        Some(self.row(tid, thread, &stat, seen, inside))
+    }
+
+    fn row(
+        &mut self,
+        tid: u32,
+        thread: &Directory<'r>,
+        stat: &parse::Stat,
+        mut seen: Seen,
+        inside: Option<&mut Inside<'r>>,
+    ) -> Noted<Row> {
+        let mut buffer = Vec::with_capacity(128);
+        let frames = inside.map_or_else(Vec::new, |inside| frames(seen.stack.as_ref(), &mut inside.code));
+        if let Some(still) = seen.still.take() {
+            self.stills.insert(tid, still);
+        }
         let mut gaps = Vec::new();
         if let Some(failure) = &seen.failure {
             let at = if seen.doing.is_none() { "/system_call" } else { "/frames" };
@@ -266,57 +369,215 @@ impl<'r> Dump<'_, 'r> {
                 wait_channel: wait_channel
                     .filter(|name| name != b"0" && !name.is_empty())
                     .map(|name| Text::from_bytes(&name)),
+                wait: seen.wait.take().map(Box::new),
+                waits_for: None,
             }],
             method: seen.method.as_str(),
             complete: seen.stack.as_ref().is_some_and(Unwound::is_complete),
             end: seen.stack.as_ref().map(|stack| stack.end.as_str()),
-            frames: named,
+            frames,
+            kernel_frames: self.kernel_frames(thread),
         };
-        Some(Noted { value: row, gaps })
+        Noted { value: row, gaps }
+    }
+
+    /// `/proc/PID/task/TID/stack`. Where it may not be read for one thread, it may not
+    /// for any.
+    fn kernel_frames(&mut self, thread: &Directory<'r>) -> Vec<Text> {
+        if !self.has_kernel {
+            return Vec::new();
+        }
+        let mut text = Vec::with_capacity(1024);
+        match thread.read_piece("stack", &mut text) {
+            Ok(()) => kernel_frames(&text),
+            Err(failure) => {
+                if failure.is_denied() {
+                    self.has_kernel = false;
+                }
+                if !failure.is_exited() {
+                    self.gaps.push(self.run.gap("/rows/-/kernel_frames", &failure));
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// What can still be told of a thread whose memory may not be read.
+    fn without_memory(&self, thread: &Directory<'_>) -> Seen {
+        let mut text = Vec::with_capacity(256);
+        let read = thread.read_piece("syscall", &mut text);
+        let doing = read.as_ref().ok().and_then(|()| parse::doing(&text));
+        let waits = Waits { memory: None, links: self.links };
+        let wait = match doing {
+            Some(Doing::Blocked(blocked)) => waits.of(blocked),
+            _ => None,
+        };
+        Seen { doing, stack: None, method: Method::SyscallOnly, failure: read.err(), wait, still: None }
+    }
+}
+
+/// The lines of `stack`: `[<0>] futex_wait_queue+0x6e/0xa0`.
+fn kernel_frames(text: &[u8]) -> Vec<Text> {
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines
+        .map(|line| {
+            let behind = line.windows(2).position(|pair| pair == b"] ").map_or(line, |at| &line[at + 2..]);
+            Text::from_bytes(behind.trim_ascii())
+        })
+        .collect()
+}
+
+/// What is done when all threads were looked at.
+struct After<'a, 'r> {
+    run: &'a Run,
+    process: &'a Process<'r>,
+    stills: HashMap<u32, Stillness>,
+    policy: Stop,
+}
+
+impl After<'_, '_> {
+    /// Says of each futex which lock it is a part of.
+    fn identify(&mut self, rows: &mut [Noted<Row>]) {
+        let has_futex = |row: &Noted<Row>| row.value.threads.iter().any(|one| futex_of(one).is_some());
+        if !rows.iter().any(has_futex) {
+            return;
+        }
+        let threads = self.threads(rows);
+        for row in rows {
+            let functions = function_names(&row.value.frames);
+            let thread = row.value.threads.first_mut();
+            if let Some(futex) = thread.and_then(|one| one.wait.as_mut()).and_then(|wait| wait.futex.as_mut()) {
+                futex.lock = wait::identify(futex, &functions, &threads);
+            }
+        }
+    }
+
+    /// The threads by the IDs that the target knows them by.
+    fn threads(&self, rows: &[Noted<Row>]) -> Threads {
+        let mut buffer = Vec::with_capacity(4096);
+        let is_nested = self.process.status(&mut buffer).is_ok_and(|status| status.nspid.len() > 1);
+        let mut threads = Threads::default();
+        for thread in rows.iter().flat_map(|row| &row.value.threads) {
+            let inner = if is_nested {
+                let read = self.process.thread(thread.tid).and_then(|one| one.read_piece("status", &mut buffer));
+                read.ok().and_then(|()| parse::status(&buffer)).and_then(|status| status.nspid.last().copied())
+            } else {
+                Some(thread.tid)
+            };
+            if let Some(inner) = inner {
+                threads.by_inner_tid.insert(inner, (thread.tid, thread.name.clone()));
+            }
+        }
+        threads
+    }
+
+    /// The threads that wait for a lock, by thread ID; their frames are not copied.
+    fn waiters(&self, rows: &[Noted<Row>]) -> Vec<Party> {
+        let threads = rows.iter().flat_map(|row| &row.value.threads);
+        let mut waiters: Vec<Party> = threads
+            .filter_map(|thread| {
+                let lock = futex_of(thread)?.lock.clone()?;
+                let timed = thread.wait.as_ref().is_some_and(|wait| wait.timeout.is_some());
+                Some(Party { tid: thread.tid, name: thread.name.clone(), lock, timed, frames: Vec::new() })
+            })
+            .collect();
+        waiters.sort_by_key(|waiter| waiter.tid);
+        waiters
+    }
+
+    fn is_about_locks(&self, row: &Row, waiters: &[Party]) -> bool {
+        let is_party = |tid| waiters.iter().any(|party| party.tid == tid || party.waits_for() == Some(tid));
+        row.threads.iter().any(|thread| is_party(thread.tid))
+    }
+
+    /// The cycles that are still there at a second look.
+    fn deadlocks(&self, rows: &[Noted<Row>], waiters: &[Party]) -> Vec<Finding> {
+        let mut found = Vec::new();
+        for cycle in locks::cycles(waiters) {
+            if !cycle.iter().all(|at| self.has_stayed(rows, &waiters[*at])) {
+                continue;
+            }
+            let parties = cycle.into_iter().map(|at| {
+                let mut party = waiters[at].clone();
+                party.frames = row_of(rows, party.tid).map_or_else(Vec::new, |row| row.frames.clone());
+                party
+            });
+            found.push(locks::finding(parties.collect()));
+        }
+        found
+    }
+
+    /// Whether `party` is in the same call, has not run, and its lock has the same
+    /// holder.
+    fn has_stayed(&self, rows: &[Noted<Row>], party: &Party) -> bool {
+        let Some(still) = self.stills.get(&party.tid) else { return false };
+        let Ok(thread) = self.process.thread(party.tid) else { return false };
+        let stays = match self.policy {
+            // Holding a blocked thread makes it run: it must come back to its call.
+            Stop::Consistent => (0..50).any(|turn| {
+                (turn == 0 || self.run.wait(Duration::from_millis(1)).is_ok()) && still.is_in_same_call(&thread)
+            }),
+            _ => still.holds(&thread),
+        };
+        let again = || {
+            let memory = self.process.memory().ok()?;
+            let wait = Waits { memory: Some(&memory), links: None }.of(still.blocked()?)?;
+            let row = row_of(rows, party.tid)?;
+            let threads = self.threads(rows);
+            wait::identify(wait.futex.as_deref()?, &function_names(&row.frames), &threads)
+        };
+        stays && again().is_some_and(|lock| lock.owner == party.lock.owner && lock.address == party.lock.address)
+    }
+}
+
+fn futex_of(thread: &Thread) -> Option<&wait::Futex> {
+    thread.wait.as_ref()?.futex.as_deref()
+}
+
+fn row_of(rows: &[Noted<Row>], tid: u32) -> Option<&Row> {
+    rows.iter().map(|row| &row.value).find(|row| row.threads.iter().any(|thread| thread.tid == tid))
+}
+
+fn function_names(frames: &[Frame]) -> Vec<&str> {
+    frames.iter().filter_map(|frame| frame.function.as_ref().map(Text::as_str)).collect()
+}
+
+/// Says of each socket that a thread waits for what it is connected to.
+fn join_sockets(run: &Run, rows: &mut [Noted<Row>], gaps: &mut Vec<Gap>) {
+    let descriptors = |rows: &mut [Noted<Row>], each: &mut dyn FnMut(&mut wait::Descriptor)| {
+        let threads = rows.iter_mut().flat_map(|row| &mut row.value.threads);
+        threads.filter_map(|thread| thread.wait.as_mut()).flat_map(|wait| &mut wait.descriptors).for_each(each);
+    };
+    let mut wanted = HashSet::new();
+    descriptors(rows, &mut |one| wanted.extend(one.socket_inode()));
+    if wanted.is_empty() {
+        return;
+    }
+    match sockets::by_inode(run, &wanted) {
+        Ok((found, about_tables)) => {
+            descriptors(rows, &mut |one| {
+                one.socket = one.socket_inode().and_then(|inode| found.get(&inode)).cloned().map(Box::new);
+            });
+            let at = "/rows/-/threads/-/wait/descriptors/-/socket".to_owned();
+            gaps.extend(about_tables.into_iter().map(|gap| Gap { at: at.clone(), ..gap }));
+        }
+        Err(failure) => gaps.push(run.gap("/rows/-/threads/-/wait/descriptors/-/socket", &failure)),
+    }
+}
+
+fn put_words(row: &mut Row) {
+    for thread in &mut row.threads {
+        thread.waits_for = thread.wait.as_ref().map(|wait| wait.words());
     }
 }
 
 /// The name of a system call; its number where this build does not know it.
-fn call_name(call: Call) -> Text {
+pub(crate) fn call_name(call: Call) -> Text {
     let known = usize::try_from(call.number).ok().and_then(Sysno::new);
     match known {
         Some(known) => Text::from(known.name()),
         None => Text::from(call.number.to_string().as_str()),
     }
-}
-
-/// What can still be told of a thread whose memory may not be read.
-fn without_memory(thread: &Directory<'_>) -> Seen {
-    let mut text = Vec::with_capacity(256);
-    let read = thread.read_piece("syscall", &mut text);
-    Seen {
-        doing: read.as_ref().ok().and_then(|()| parse::doing(&text)),
-        stack: None,
-        method: Method::SyscallOnly,
-        failure: read.err(),
-    }
-}
-
-fn frames(stack: Option<&Unwound>, code: &mut CodeMap<'_>) -> Vec<Frame> {
-    let found = stack.map_or(&[][..], |stack| &stack.frames);
-    found
-        .iter()
-        .map(|frame| {
-            let name = code.name(frame.lookup_avma());
-            // The name is that of the call; the offsets are those of the address.
-            let behind = frame.avma.wrapping_sub(frame.lookup_avma());
-            Frame {
-                address: Hex(frame.avma),
-                function: name.function,
-                function_offset: name.function_offset.map(|offset| Hex(offset.wrapping_add(behind))),
-                module: name.module,
-                offset: name.offset.map(|svma| Hex(svma.wrapping_add(behind))),
-                build_id: name.build_id,
-                kind: frame.kind.as_str(),
-                found_by: frame.found_by.as_str(),
-            }
-        })
-        .collect()
 }
 
 /// The gap for a stack that does not reach its outermost frame.
@@ -373,6 +634,7 @@ struct Key {
     method: &'static str,
     end: Option<&'static str>,
     addresses: Vec<u64>,
+    kernel_frames: Vec<Text>,
     gaps: Vec<(String, Reason, Option<String>)>,
 }
 
@@ -386,6 +648,7 @@ impl Key {
             method: row.value.method,
             end: row.value.end,
             addresses: row.value.frames.iter().map(|frame| frame.address.0).collect(),
+            kernel_frames: row.value.kernel_frames.clone(),
             gaps,
         }
     }

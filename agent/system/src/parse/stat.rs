@@ -17,21 +17,44 @@ pub struct Stat {
     pub pgrp: i32,
     /// Session.
     pub session: i32,
+    /// Controlling terminal, as the kernel packs major and minor number; 0 for none.
+    pub tty: i32,
+    /// Page faults that needed no reading from disk.
+    pub minor_faults: u64,
+    /// Page faults that did.
+    pub major_faults: u64,
     /// CPU time in user mode, in clock ticks.
     pub user_ticks: u64,
     /// CPU time in kernel mode, in clock ticks.
     pub system_ticks: u64,
+    /// Priority, as the kernel shows it: 0 to 39 for the usual policies, below 0 for
+    /// real-time ones.
+    pub priority: i32,
+    /// Nice value: from 19, the least demanding, to -20.
+    pub nice: i32,
     /// Number of threads.
     pub threads: u32,
     /// When it started, in clock ticks since boot.
     pub start_ticks: u64,
+    /// Address space, in bytes.
+    pub virtual_bytes: u64,
     /// Resident set, in pages.
     pub rss_pages: u64,
+    /// Real-time priority; 0 for the other policies. Since Linux 2.5.19.
+    pub rt_priority: Option<u32>,
+    /// Scheduling policy, by its number (SCHED_* of linux/sched.h).
+    pub policy: Option<u32>,
     /// PF_* flags (linux/sched.h).
     pub flags: u32,
 }
 
 impl Stat {
+    /// Major and minor number of the controlling terminal (proc_pid_stat(5), field 7).
+    pub fn terminal(&self) -> Option<(u32, u32)> {
+        let packed = self.tty as u32;
+        (packed != 0).then_some(((packed >> 8) & 0xfff, (packed & 0xff) | ((packed >> 12) & 0xf_ff00)))
+    }
+
     /// True for a kernel thread (PF_KTHREAD).
     pub fn is_kernel_thread(&self) -> bool {
         self.flags & 0x0020_0000 != 0
@@ -65,14 +88,36 @@ pub fn stat(bytes: &[u8]) -> Option<Stat> {
         ppid: number(field(4)?)?,
         pgrp: number(field(5)?)?,
         session: number(field(6)?)?,
+        tty: number(field(7)?)?,
         flags: number(field(9)?)?,
+        minor_faults: number(field(10)?)?,
+        major_faults: number(field(12)?)?,
         user_ticks: number(field(14)?)?,
         system_ticks: number(field(15)?)?,
+        priority: number(field(18)?)?,
+        nice: number(field(19)?)?,
         threads: number(field(20)?)?,
         start_ticks: number(field(22)?)?,
+        virtual_bytes: number(field(23)?)?,
         // A negative count (it is signed in the kernel) is none.
         rss_pages: number::<i64>(field(24)?)?.max(0) as u64,
+        rt_priority: field(40).and_then(number),
+        policy: field(41).and_then(number),
     })
+}
+
+/// The name of a scheduling policy (sched(7)), by its number.
+pub fn policy_name(policy: u32) -> &'static str {
+    match policy {
+        0 => "other",
+        1 => "fifo",
+        2 => "round_robin",
+        3 => "batch",
+        5 => "idle",
+        6 => "deadline",
+        7 => "ext",
+        _ => "unknown",
+    }
 }
 
 /// The name of a state letter (proc_pid_stat(5), field 3).
@@ -106,6 +151,30 @@ mod tests {
         assert_eq!((stat.user_ticks, stat.system_ticks), (12, 34));
         assert_eq!((stat.start_ticks, stat.rss_pages), (8123, 851));
         assert!(!stat.is_kernel_thread());
+        assert_eq!((stat.pgrp, stat.session, stat.terminal()), (7, 7, None));
+        assert_eq!((stat.minor_faults, stat.major_faults), (95, 0));
+        assert_eq!((stat.priority, stat.nice, stat.virtual_bytes), (20, 0, 11_894_784));
+        assert_eq!((stat.rt_priority, stat.policy.map(policy_name)), (Some(0), Some("other")));
+    }
+
+    #[test]
+    fn a_terminal_has_a_major_and_a_minor_number() {
+        let on = |tty: &str| {
+            let text = String::from_utf8_lossy(NGINX).replacen("7 7 0 -1", &format!("7 7 {tty} -1"), 1);
+            stat(text.as_bytes()).expect("parses").terminal()
+        };
+        assert_eq!(on("34816"), Some((136, 0)));
+        assert_eq!(on("34819"), Some((136, 3)));
+        assert_eq!(on("1025"), Some((4, 1)));
+        // Minor numbers above 255 continue in the upper bits.
+        assert_eq!(on("1083393"), Some((136, 257)));
+    }
+
+    #[test]
+    fn what_stands_behind_the_resident_set_may_be_missing() {
+        let text: Vec<&[u8]> = NGINX.split(|byte| *byte == b' ').take(24).collect();
+        let stat = stat(&text.join(&b' ')).expect("parses");
+        assert_eq!((stat.rss_pages, stat.rt_priority, stat.policy), (851, None, None));
     }
 
     #[test]

@@ -36,12 +36,18 @@ pub struct Status {
     pub nspid: Vec<u32>,
     /// The process that traces it; 0 for none.
     pub tracer: Option<u32>,
+    /// Supplementary group IDs.
+    pub groups: Vec<u32>,
     /// Resident set, in bytes.
     pub rss_bytes: Option<u64>,
     /// Largest resident set so far, in bytes.
     pub peak_rss_bytes: Option<u64>,
     /// Swapped out, in bytes.
     pub swap_bytes: Option<u64>,
+    /// Inheritable capabilities.
+    pub inheritable: Option<Capabilities>,
+    /// Ambient capabilities. Since Linux 4.3.
+    pub ambient: Option<Capabilities>,
     /// Permitted capabilities.
     pub permitted: Capabilities,
     /// Effective capabilities.
@@ -52,6 +58,12 @@ pub struct Status {
     pub no_new_privs: Option<bool>,
     /// Seccomp mode: 0 none, 1 strict, 2 filter.
     pub seccomp: Option<u8>,
+    /// How many seccomp filters it has. Since Linux 5.9.
+    pub seccomp_filters: Option<u32>,
+    /// How often it gave up the processor itself.
+    pub voluntary_switches: Option<u64>,
+    /// How often the processor was taken from it.
+    pub involuntary_switches: Option<u64>,
     /// Number of threads.
     pub threads: Option<u32>,
 }
@@ -78,14 +90,22 @@ pub fn status(bytes: &[u8]) -> Option<Status> {
                 status.nspid = value.split(u8::is_ascii_whitespace).filter_map(number).collect();
             }
             b"TracerPid" => status.tracer = number(value),
+            b"Groups" => {
+                status.groups = value.split(u8::is_ascii_whitespace).filter_map(number).collect();
+            }
             b"VmRSS" => status.rss_bytes = bytes_of(value),
             b"VmHWM" => status.peak_rss_bytes = bytes_of(value),
             b"VmSwap" => status.swap_bytes = bytes_of(value),
+            b"CapInh" => status.inheritable = hex(value).map(Capabilities),
+            b"CapAmb" => status.ambient = hex(value).map(Capabilities),
             b"CapPrm" => status.permitted = Capabilities(hex(value)?),
             b"CapEff" => status.effective = Capabilities(hex(value)?),
             b"CapBnd" => status.bounding = Capabilities(hex(value)?),
             b"NoNewPrivs" => status.no_new_privs = leading(value).map(|bit| bit == 1),
             b"Seccomp" => status.seccomp = number(value),
+            b"Seccomp_filters" => status.seccomp_filters = number(value),
+            b"voluntary_ctxt_switches" => status.voluntary_switches = number(value),
+            b"nonvoluntary_ctxt_switches" => status.involuntary_switches = number(value),
             b"Threads" => status.threads = number(value),
             _ => {}
         }
@@ -102,6 +122,8 @@ mod tests {
     #[test]
     fn reads_the_keys_and_leaves_absent_ones_absent() {
         let text = b"Name:\tx\nUid:\t0\t1000\t2\t3\nGid:\t5\t6\t7\t8\nNSpid:\t900\t7\nVmRSS:\t    3404 kB\n\
+            Groups:\t4 24 1000 \nCapInh:\t0000000000000000\nCapAmb:\t0000000000002000\n\
+            voluntary_ctxt_switches:\t9\nnonvoluntary_ctxt_switches:\t3\nSeccomp_filters:\t1\n\
             CapPrm:\t00000000a80425fb\nNoNewPrivs:\t0\nSeccomp:\t2\nNewKey:\tfrom a later kernel\n";
         let status = status(text).expect("parses");
         assert_eq!(status.uid, Ids { real: 0, effective: 1000, saved: 2, fs: 3 });
@@ -111,6 +133,17 @@ mod tests {
         assert_eq!(status.swap_bytes, None);
         assert!(status.permitted.has(crate::Capability::SETUID));
         assert_eq!((status.no_new_privs, status.seccomp), (Some(false), Some(2)));
+        assert_eq!(status.groups, [4, 24, 1000]);
+        assert_eq!((status.voluntary_switches, status.involuntary_switches), (Some(9), Some(3)));
+        assert_eq!((status.seccomp_filters, status.inheritable), (Some(1), Some(Capabilities(0))));
+        assert_eq!(status.ambient.map(Capabilities::names), Some(vec!["CAP_NET_RAW"]));
+    }
+
+    #[test]
+    fn an_older_kernel_leaves_newer_keys_absent() {
+        let status = status(b"Uid:\t1\t1\t1\t1\nGid:\t1\t1\t1\t1\n").expect("parses");
+        assert_eq!((status.ambient, status.seccomp_filters, status.voluntary_switches), (None, None, None));
+        assert!(status.groups.is_empty());
     }
 
     #[test]

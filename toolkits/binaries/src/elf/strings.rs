@@ -5,7 +5,7 @@ use super::source::{Source, read_vec};
 use super::{MAX_SYMBOL_NAME, symbols};
 
 /// Bytes of a window: the names of one library's imports mostly fit.
-const WINDOW: usize = 32 * 1024;
+const WINDOW: usize = 8 * 1024;
 /// Bytes of a table that is read whole where all of its names are wanted, since
 /// these come in no order.
 const WHOLE: u64 = 8 << 20;

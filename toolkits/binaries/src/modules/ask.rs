@@ -107,11 +107,14 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
     pattern[p.min(pattern.len())..].iter().all(|byte| *byte == b'*')
 }
 
+/// Address, name, and index of the version.
+type SymbolKey = (Option<u64>, Vec<u8>, Option<u16>);
+
 /// The symbols of a module whose names are of the form `pattern`, by address and
 /// name; and whether there were more than [`MAX_NAMED`]. `bias` is its place.
 pub fn named<S: Source>(elf: &ElfFile<S>, bias: Option<u64>, pattern: &str) -> (Vec<Named>, bool) {
     let versions = elf.versions();
-    let mut found: BTreeMap<(Option<u64>, Vec<u8>, Option<u16>), Named> = BTreeMap::new();
+    let mut found: BTreeMap<SymbolKey, Named> = BTreeMap::new();
     let mut more = false;
     let mut bytes = 0;
     elf.each_symbol(&mut |listed, name| {

@@ -189,7 +189,7 @@ mod tests {
             json!({"rows": [row]}).to_string(),
             format!("{row}\n{}\n", json!({"schema": "agent.modules/1", "end": {}})),
         ] {
-            assert_eq!(rows(text.as_bytes()).unwrap(), [row.clone()], "{text}");
+            assert_eq!(rows(text.as_bytes()).unwrap(), std::slice::from_ref(&row), "{text}");
         }
         for bad in ["", "{", "[]", "{\"schema\":\"agent.ps/1\",\"data\":{\"rows\":[]}}", "{\"a\":1}"] {
             assert!(rows(bad.as_bytes()).is_err(), "{bad}");

@@ -1,6 +1,5 @@
 //! One module: its file opened once, and all that is asked about it.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use agent_model::{Gap, Hex, Noted, Reason, Text, Wide};
@@ -80,11 +79,7 @@ fn known(run: &Run, subject: &Subject<'_>, file: &Mapped, opened: &Opened<'_>, o
     let on_disk = !opened.from_memory;
     let optional = |value: &Option<String>| value.as_deref().map(text);
     let versions = elf.versions();
-    let mut imports = 0_u64;
-    elf.imports(&mut |_| {
-        imports += 1;
-        ControlFlow::Continue(())
-    });
+    let (hardening, imported_symbols) = hardening::with_imports(elf);
     let row = Row {
         build_id: facts.build_id.clone(),
         go_build_id: optional(&facts.go_build_id),
@@ -103,13 +98,13 @@ fn known(run: &Run, subject: &Subject<'_>, file: &Mapped, opened: &Opened<'_>, o
                 .collect(),
         ),
         versions_defined: Some(texts(&versions.defined)),
-        imported_symbols: facts.is_dynamic.then_some(imports),
+        imported_symbols,
         stripped: on_disk.then(|| facts.debug.is_stripped()),
         debug: on_disk.then(|| debug_words(facts)),
         debug_link: facts.debug.debug_link.as_ref().map(|link| text(&link.file)),
         debug_file: if on_disk { place::debug_file(&subject.process, file, elf) } else { None },
         compilers: on_disk.then(|| provenance::compilers(elf).iter().map(|one| Text::from_bytes(one)).collect()),
-        hardening: Some(hardening::of(elf)),
+        hardening: Some(hardening),
         package_note: optional(&facts.package_note),
         runtimes: runtime::find(elf, &String::from_utf8_lossy(loaded::base(&file.path))),
         size_bytes: match &opened.image {

@@ -126,7 +126,7 @@ fn find<S: Source>(elf: &ElfFile<S>) -> Option<u64> {
         return (magic == MAGIC).then_some(section.offset);
     }
     let is_go = elf.facts().go_build_id.is_some() || elf.facts().debug.go_function_table;
-    if !elf.sections().is_empty() || !(is_go || !elf.facts().is_dynamic) {
+    if !elf.sections().is_empty() || (!is_go && elf.facts().is_dynamic) {
         return None;
     }
     elf.facts().loads().filter(|load| load.flags & 2 != 0).find_map(|load| {

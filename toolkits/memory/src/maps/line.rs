@@ -97,10 +97,10 @@ impl Reader {
             let at = (self.expected + step) % KEYS.len();
             let (key, figure) = KEYS[at];
             if let Some(rest) = line.strip_prefix(key)
-                && let Some((b':', value)) = rest.split_first()
+                && let Some((b':', rest)) = rest.split_first()
             {
                 self.expected = at + 1;
-                return leading(value).map_or(Line::Malformed, |value| Line::Figure(figure, value));
+                return value(rest).map_or(Line::Malformed, |value| Line::Figure(figure, value));
             }
         }
         if let Some(codes) = line.strip_prefix(b"VmFlags:") {
@@ -119,8 +119,8 @@ fn begin(line: &[u8]) -> Option<Line<'_>> {
     (mapping.start <= mapping.end).then_some(Line::Mapping(permissions, mapping))
 }
 
-/// The decimal number after some spaces.
-fn leading(bytes: &[u8]) -> Option<u64> {
+/// The value of a key: spaces, a decimal number, and its unit if it has one.
+fn value(bytes: &[u8]) -> Option<u64> {
     let bytes = bytes.trim_ascii_start();
     let mut value = 0_u64;
     let mut digits = 0;
@@ -132,7 +132,7 @@ fn leading(bytes: &[u8]) -> Option<u64> {
         value = value.checked_mul(10)?.checked_add(digit.into())?;
         digits += 1;
     }
-    (digits > 0).then_some(value)
+    (digits > 0 && matches!(bytes[digits..].trim_ascii(), b"" | b"kB")).then_some(value)
 }
 
 #[cfg(test)]
@@ -162,6 +162,7 @@ mod tests {
         assert_eq!(reader.line(b"Rss:"), Line::Malformed);
         assert_eq!(reader.line(b"Rss:  kB"), Line::Malformed);
         assert_eq!(reader.line(b"Rss: 99999999999999999999999 kB"), Line::Malformed);
+        assert_eq!(reader.line(b"Rss:   4\xff\xff kB"), Line::Malformed);
         assert_eq!(reader.line(b"Rs"), Line::Malformed);
         assert_eq!(reader.line(b""), Line::Malformed);
     }

@@ -293,7 +293,9 @@ impl Connection {
             if own.ack.is_none_or(|ack| before(ack, tcp.acknowledgment)) {
                 other.stuck = 0;
             }
-            own.repeats = if marks.duplicate_ack { own.repeats + 1 } else { 0 };
+            // One that only opens the window repeats the number as well.
+            own.repeats = if own.ack == Some(tcp.acknowledgment) { own.repeats } else { 0 };
+            own.repeats += u32::from(marks.duplicate_ack);
             own.ack = Some(tcp.acknowledgment);
             own.ack_ns = now_ns;
         }

@@ -279,9 +279,10 @@ impl<'a, 'r> Tables<'a, 'r> {
     }
 }
 
-/// Whether the kernel lacks the diagnostics, or the protocol.
+/// Whether the kernel lacks the diagnostics, or the protocol, or cannot be asked.
 fn is_unknown(failure: &Failure) -> bool {
-    matches!(failure.errno(), Some(Errno::NOENT | Errno::OPNOTSUPP | Errno::AFNOSUPPORT | Errno::INVAL))
+    matches!(failure.cause, Cause::Unsupported(_))
+        || matches!(failure.errno(), Some(Errno::NOENT | Errno::OPNOTSUPP | Errno::AFNOSUPPORT | Errno::INVAL))
 }
 
 /// The tables that every recording has.

@@ -1,0 +1,286 @@
+//! Sockets of this test itself and of real servers, filters, digests, counters, and very many sockets.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::common::{Child, SOON, bytes, json, row, rows, run, wait_until};
+use crate::holder::{Holder, owners, tools};
+use crate::{assert_same, ss};
+
+fn own_pid() -> String {
+    std::process::id().to_string()
+}
+
+/// The inode of one of our sockets.
+fn inode(fd: RawFd) -> String {
+    fs::metadata(format!("/proc/self/fd/{fd}")).expect("a descriptor").ino().to_string()
+}
+
+/// The sockets of this process, as the agent sees them.
+fn own(arguments: &[&str]) -> Value {
+    json([&["sockets", "--pid", &own_pid(), "--process", &own_pid()], arguments].concat())
+}
+
+fn own_row<'a>(seen: &'a Value, fd: RawFd) -> &'a Value {
+    let row = row(seen, "inode", inode(fd));
+    assert!(owners(row).contains(&(std::process::id().into(), u64::try_from(fd).expect("a descriptor"))), "{row}");
+    row
+}
+
+#[test]
+fn sockets_of_this_test_are_seen_as_they_are() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let client = TcpStream::connect(address).expect("connects");
+    let (mut server, peer) = listener.accept().expect("accepts");
+    (&client).write_all(b"hello").expect("writes");
+    server.set_nonblocking(false).expect("blocks");
+    server.peek(&mut [0; 5]).expect("peeks");
+    let datagrams = UdpSocket::bind("127.0.0.1:0").expect("binds");
+    let six = TcpListener::bind("[::1]:0").ok();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("a\nb\u{1b}[2J");
+    let unix = UnixListener::bind(&path).expect("binds");
+    let (one, other) = UnixStream::pair().expect("a pair");
+
+    let seen = own(&[]);
+    let line = own_row(&seen, listener.as_raw_fd());
+    assert_eq!((&line["protocol"], &line["state"], &line["backlog"]), (&json!("tcp"), &json!("listen"), &json!(0)));
+    assert_eq!((&line["local_address"], &line["local_port"]), (&json!("127.0.0.1"), &json!(address.port())));
+    let line = own_row(&seen, server.as_raw_fd());
+    assert_eq!((&line["state"], &line["receive_queue_bytes"]), (&json!("established"), &json!(5)));
+    assert_eq!((&line["remote_address"], &line["remote_port"]), (&json!("127.0.0.1"), &json!(peer.port())));
+    assert_eq!((&line["tcp"]["bytes_received"], &line["tcp"]["lost"]), (&json!(5), &json!(0)));
+    let line = own_row(&seen, client.as_raw_fd());
+    assert_eq!((&line["local_port"], &line["tcp"]["bytes_acked"]), (&json!(peer.port()), &json!(6)));
+    let name = line["owners"][0]["name"].as_str().expect("a name");
+    let comm = fs::read_to_string("/proc/self/comm").expect("comm");
+    assert_eq!(name, comm.trim_end());
+    let line = own_row(&seen, datagrams.as_raw_fd());
+    assert_eq!((&line["protocol"], &line["state"]), (&json!("udp"), &json!("unconnected")));
+    if let Some(six) = &six {
+        let line = own_row(&seen, six.as_raw_fd());
+        assert_eq!((&line["family"], &line["local_address"]), (&json!("ipv6"), &json!("::1")));
+    }
+    let line = own_row(&seen, unix.as_raw_fd());
+    assert_eq!((bytes(&line["path"]), &line["type"]), (path.as_os_str().as_encoded_bytes().to_vec(), &json!("stream")));
+    assert_eq!(own_row(&seen, one.as_raw_fd())["peer_inode"], inode(other.as_raw_fd()));
+
+    // What was read is gone from the queue.
+    server.read_exact(&mut [0; 5]).expect("reads");
+    assert_eq!(own_row(&own(&["--protocol", "tcp"]), server.as_raw_fd())["receive_queue_bytes"], 0);
+}
+
+#[test]
+fn filters_leave_only_what_is_asked_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let port = listener.local_addr().expect("an address").port();
+    let client = TcpStream::connect(("127.0.0.1", port)).expect("connects");
+    let (server, _) = listener.accept().expect("accepts");
+    let (_one, _other) = UnixStream::pair().expect("a pair");
+    let inodes = |arguments: &[&str]| -> BTreeSet<String> {
+        let seen = own(arguments);
+        rows(&seen).iter().filter_map(|row| row["inode"].as_str().map(str::to_owned)).collect()
+    };
+    let [listener, client, server] = [listener.as_raw_fd(), client.as_raw_fd(), server.as_raw_fd()].map(inode);
+    let port = port.to_string();
+    assert_eq!(inodes(&["--port", &port]), BTreeSet::from([listener.clone(), client.clone(), server.clone()]));
+    assert_eq!(inodes(&["--port", &port, "--listening"]), BTreeSet::from([listener.clone()]));
+    assert_eq!(inodes(&["--port", &port, "--state", "listen,syn_sent"]), BTreeSet::from([listener]));
+    assert_eq!(inodes(&["--port", &port, "--state", "established"]), BTreeSet::from([client, server]));
+    assert!(inodes(&["--port", &port, "--protocol", "udp,unix"]).is_empty());
+    let seen = own(&["--protocol", "unix"]);
+    assert!(!rows(&seen).is_empty() && rows(&seen).iter().all(|row| row["protocol"] == "unix"));
+    for wrong in [
+        &["--state", "open"][..],
+        &["--protocol", "http"],
+        &["--port", "x"],
+        &["--process", "0"],
+        &["--process", "1", "--no-owners"],
+    ] {
+        let answer = run([&["sockets"], wrong].concat());
+        assert_eq!((answer.status, answer.stdout.len()), (2, 0), "{wrong:?}: {}", answer.stderr);
+    }
+    let gone = json(["sockets", "--pid", &own_pid(), "--process", "4194303"]);
+    assert_eq!((rows(&gone).len(), &gone["gaps"][0]["reason"]), (0, &json!("exited")));
+}
+
+#[test]
+fn rows_are_sorted_and_an_unchanged_namespace_has_the_same_digest() {
+    let Some(holder) = Holder::start("rows_are_sorted_and_an_unchanged_namespace_has_the_same_digest", &["quiet"])
+    else {
+        return;
+    };
+    for arguments in [&[][..], &["--info"], &["--protocol", "tcp,unix", "--counters"]] {
+        let (one, two) = (holder.inside(arguments), holder.inside(arguments));
+        assert_eq!(one["data"], two["data"]);
+        assert_eq!(one["digest"], two["digest"]);
+    }
+    // The time since something happened is another each time.
+    let first = holder.inside(&["--volatile"]);
+    wait_until("another time", SOON, || holder.inside(&["--volatile"])["digest"] != first["digest"]);
+    let seen = holder.inside(&[]);
+    let protocols = ["tcp", "mptcp", "udp", "udplite", "icmp", "raw", "unix", "packet", "netlink", "vsock", "other"];
+    let families = ["ipv4", "ipv6"];
+    let address = |row: &Value, key: &str| row[key].as_str().and_then(|text| text.parse::<std::net::IpAddr>().ok());
+    let keys: Vec<_> = rows(&seen)
+        .iter()
+        .map(|row| {
+            let protocol = protocols.iter().position(|name| row["protocol"] == *name).expect("a protocol");
+            let family = families.iter().position(|name| row["family"] == *name);
+            let name = row.get("abstract_name").map(|name| [vec![0], bytes(name)].concat());
+            let name = name.or_else(|| row.get("path").map(bytes));
+            let local = (address(row, "local_address"), row["local_port"].as_u64());
+            let remote = (address(row, "remote_address"), row["remote_port"].as_u64());
+            let inode = row["inode"].as_str().map_or(0, |inode| inode.parse::<u64>().expect("a number"));
+            (protocol, family, local, remote, name, inode)
+        })
+        .collect();
+    assert!(keys.is_sorted(), "{keys:#?}");
+}
+
+#[test]
+fn counters_are_those_of_the_namespace() {
+    let Some(holder) = Holder::start("counters_are_those_of_the_namespace", &[]) else { return };
+    let seen = holder.outside(&["--counters", "--protocol", "tcp"]);
+    let counters = &seen["data"]["summary"]["counters"];
+    // The listener whose backlog is full, and the connections of this namespace alone.
+    assert!(counters["listen_overflows"].as_u64() >= Some(1), "{counters}");
+    assert!(counters["listen_drops"].as_u64() >= counters["listen_overflows"].as_u64(), "{counters}");
+    assert!((10..40).contains(&counters["active_opens"].as_u64().expect("a number")), "{counters}");
+    assert_eq!(counters["udp_sent"], 1);
+    let text = fs::read_to_string(format!("/proc/{}/net/snmp", holder.pid())).expect("snmp");
+    let tcp: Vec<Vec<&str>> = text.lines().filter(|l| l.starts_with("Tcp:")).map(|l| l.split(' ').collect()).collect();
+    for (name, key) in
+        [("ActiveOpens", "active_opens"), ("EstabResets", "established_resets"), ("OutRsts", "resets_sent")]
+    {
+        let at = tcp[0].iter().position(|one| *one == name).expect("a heading");
+        assert_eq!(counters[key].to_string(), tcp[1][at], "{name}");
+    }
+    assert_eq!(holder.outside(&["--protocol", "tcp"])["data"]["summary"].get("counters"), None);
+}
+
+#[test]
+fn fifteen_thousand_connections_need_little_memory() {
+    let arguments = ["many", "7500"];
+    let Some(holder) = Holder::start("fifteen_thousand_connections_need_little_memory", &arguments) else { return };
+    let seen = holder.inside(&["--protocol", "tcp"]);
+    assert_eq!(rows(&seen).len(), 15_001);
+    let child = holder.said("child")["pid"].as_u64().expect("a pid");
+    let both = BTreeSet::from([u64::from(holder.pid()), child]);
+    let mut seen_owners = BTreeSet::new();
+    for row in rows(&seen) {
+        let [owner] = row["owners"].as_array().expect("owners").as_slice() else { panic!("{row}") };
+        assert!(both.contains(&owner["pid"].as_u64().expect("a pid")), "{row}");
+        assert!(seen_owners.insert((owner["pid"].clone().to_string(), owner["fd"].to_string())), "twice: {row}");
+        if row["state"] == "established" {
+            let bytes = (row["tcp"]["bytes_received"].as_u64(), row["tcp"]["bytes_acked"].as_u64());
+            assert!(matches!(bytes, (Some(10), Some(0)) | (Some(0), Some(11))), "{row}");
+        }
+    }
+    let peak = seen["cost"]["peak_rss_kib"].as_u64().expect("a number");
+    assert!(peak <= 16 << 10, "{peak} KiB");
+}
+
+/// A port that is free now.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+fn connect(port: u16) -> TcpStream {
+    wait_until(&format!("a server on port {port}"), SOON, || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    TcpStream::connect(("127.0.0.1", port)).expect("connects")
+}
+
+/// Compares all sockets of `port` with ss.
+fn assert_port_is_what_ss_says(port: u16, connections: usize) -> Value {
+    let filter = format!("( sport = :{port} or dport = :{port} )");
+    let text = port.to_string();
+    let arguments = ["sockets", "--pid", &own_pid(), "--port", &text, "--protocol", "tcp", "--info"];
+    let mut last = None;
+    wait_until("a quiet server", SOON, || {
+        let lines = || ss::lines(&[], &["-t", "-p", "-e", "-m", "-o", &filter]);
+        let (before, seen) = (lines(), json(arguments));
+        let established = rows(&seen).iter().filter(|row| row["state"] == "established").count();
+        // Those that only tried the port are in TIME_WAIT, and tick.
+        let steady = |lines: &[String]| -> Vec<String> {
+            lines.iter().filter(|line| !line.starts_with("TIME-WAIT")).cloned().collect()
+        };
+        let is_quiet = steady(&before) == steady(&lines()) && established == 2 * connections;
+        last = is_quiet.then_some((steady(&before), seen));
+        is_quiet
+    });
+    let (lines, seen) = last.expect("quiet");
+    let ours: Vec<&Value> = rows(&seen).iter().filter(|row| row["state"] != "time_wait").collect();
+    assert_eq!(ours.len(), lines.len());
+    for line in lines.iter().map(|line| ss::Line::of(line)) {
+        let row = ours.iter().find(|row| row["inode"] == line.inode);
+        assert_same(row.unwrap_or_else(|| panic!("not seen: {line:?}")), &line);
+    }
+    seen
+}
+
+#[test]
+fn sockets_of_redis_are_what_ss_says() {
+    let name = "sockets_of_redis_are_what_ss_says";
+    if !tools(name, &["redis-server", "ss"]) {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let port = free_port();
+    let mut command = Command::new("redis-server");
+    command.current_dir(&directory).args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string()]);
+    let server = Child::start(&mut command);
+    let mut clients: Vec<TcpStream> = (0..5).map(|_| connect(port)).collect();
+    for client in &mut clients {
+        client.write_all(b"PING\r\n").expect("writes");
+        let mut answer = [0; 7];
+        client.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"+PONG\r\n");
+    }
+    let seen = assert_port_is_what_ss_says(port, clients.len());
+    let of_redis = |row: &&Value| owners(row).iter().any(|(pid, _)| *pid == u64::from(server.pid()));
+    let established = rows(&seen).iter().filter(of_redis).filter(|row| row["state"] == "established").count();
+    assert_eq!(established, clients.len());
+}
+
+#[test]
+fn a_listener_of_nginx_has_all_its_processes_as_owners() {
+    let name = "a_listener_of_nginx_has_all_its_processes_as_owners";
+    if !tools(name, &["nginx", "ss"]) {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().display();
+    let port = free_port();
+    let configuration = format!(
+        "daemon off; worker_processes 2; pid {path}/pid; error_log {path}/error.log;\n\
+         events {{ worker_connections 64; }}\n\
+         http {{ access_log off; client_body_temp_path {path}/a; proxy_temp_path {path}/b; fastcgi_temp_path {path}/c;\n\
+         uwsgi_temp_path {path}/d; scgi_temp_path {path}/e; server {{ listen 127.0.0.1:{port}; location / {{ return 204; }} }} }}\n"
+    );
+    let file = directory.path().join("nginx.conf");
+    fs::write(&file, configuration).expect("writes");
+    let server = Child::start(Command::new("nginx").arg("-p").arg(directory.path()).arg("-c").arg(&file));
+    let mut clients: Vec<TcpStream> = (0..4).map(|_| connect(port)).collect();
+    for client in &mut clients {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("writes");
+        assert!(client.read(&mut [0; 512]).expect("an answer") > 0);
+    }
+    let seen = assert_port_is_what_ss_says(port, clients.len());
+    let listener = rows(&seen).iter().find(|row| row["state"] == "listen").expect("a listener");
+    let pids: BTreeSet<u64> = owners(listener).into_iter().map(|(pid, _)| pid).collect();
+    assert_eq!(pids.len(), 3, "the master and two workers: {listener}");
+    assert!(pids.contains(&u64::from(server.pid())));
+    let names: BTreeSet<&str> =
+        listener["owners"].as_array().into_iter().flatten().filter_map(|owner| owner["name"].as_str()).collect();
+    assert_eq!(names, BTreeSet::from(["nginx"]));
+}
