@@ -5,6 +5,7 @@
 
 mod cli;
 mod resource;
+mod snapshot;
 mod stream;
 mod verdict;
 mod version;
@@ -25,7 +26,8 @@ use crate::verdict::{Status, Verdict};
 
 /// The commands of all toolkits, in the order of the help.
 fn commands() -> impl Iterator<Item = &'static Command> {
-    const OWN: &[Command] = &[agent_system::command::<version::Version>()];
+    const OWN: &[Command] =
+        &[agent_system::command::<snapshot::Snapshot>(), agent_system::command::<version::Version>()];
     [
         agent_process::COMMANDS,
         agent_memory::COMMANDS,

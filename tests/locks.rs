@@ -10,7 +10,7 @@ use common::{Child, SOON, json, rows, wait_until};
 use serde_json::{Value, json};
 
 fn stacks(pid: u32, options: &[&str]) -> Value {
-    json(["stacks", "--flat", "--pid", &pid.to_string()].iter().chain(options))
+    json(["stacks", "--flat", "--stop-budget", "30s", "--pid", &pid.to_string()].iter().chain(options))
 }
 
 /// The row of one thread of a flat listing, and what stands in it of the thread.
@@ -168,7 +168,8 @@ fn a_descriptor_is_joined_with_its_connection() {
         int main(int c, char **v) { (void)c; char b; int s = socket(AF_INET, SOCK_STREAM, 0);\n\
         struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(atoi(v[1])),\n\
         .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};\n\
-        if (connect(s, (void *)&to, sizeof to) != 0) return 1; return (int)recv(s, &b, 1, 0); }\n";
+        if (connect(s, (void *)&to, sizeof to) != 0) return 1;\n\
+        return (int)recv(s, &b, 1, 0); }\n";
     let mut command = std::process::Command::new(common::compile_c(source, &["-O2"]));
     let target = Child::start(command.arg(port.to_string()));
     let (mut peer, from): (TcpStream, _) = listener.accept().expect("a connection");

@@ -4,6 +4,8 @@
 #[path = "ps/classic.rs"]
 mod classic;
 mod common;
+#[path = "ps/depth.rs"]
+mod depth;
 #[path = "ps/output.rs"]
 mod output;
 #[path = "ps/rights.rs"]

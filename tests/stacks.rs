@@ -16,7 +16,8 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 fn stacks(pid: u32, options: &[&str]) -> Value {
-    json(["stacks", "--flat", "--pid", &pid.to_string()].iter().chain(options))
+    // Stops are long where other tests want the same processor.
+    json(["stacks", "--flat", "--stop-budget", "30s", "--pid", &pid.to_string()].iter().chain(options))
 }
 
 /// The row of one thread of a flat listing.
@@ -334,4 +335,101 @@ fn without_rights_the_threads_are_listed_and_the_rest_is_a_gap() {
     assert_eq!(gap["reason"], "permission_denied");
     assert!(gap["remedy"].as_str().is_some_and(|text| text.starts_with("kubectl debug")), "{gap}");
     let _ = row(&json(["ps", "--pid", &target.pid().to_string()]), "pid", target.pid());
+}
+
+#[test]
+fn a_consistent_look_holds_all_threads_and_lets_them_go() {
+    let target = Child::target("threads", &["-O0"], ["50"]);
+    let seen = stacks(target.pid(), &["--stop", "consistent"]);
+    for said in &target.truth {
+        let row = thread(&seen, &said["tid"]);
+        assert_eq!((&row["method"], &row["complete"]), (&json!("stopped"), &json!(true)), "{row}");
+        assert!(contains_chain(&functions(&row), &said["chain"]), "{row}");
+    }
+    assert_eq!(seen["cost"]["stops"], 51);
+    assert_unharmed(target.pid());
+}
+
+/// A program whose `inner` is inlined into `outer`, and whose lines are known.
+const INLINED: &str = "#include <stdio.h>\n#include <unistd.h>\n\
+    static inline __attribute__((always_inline)) int inner(char *b)\n{\n    return (int)read(0, b, 1);\n}\n\
+    static __attribute__((noinline)) int outer(char *b)\n{\n    int r = inner(b);\n\
+    __asm__ volatile(\"\" ::: \"memory\");\n    return r;\n}\n\
+    int main(void)\n{\n    char b;\n    puts(\"\\\"ready\\\"\");\n    fflush(stdout);\n    return outer(&b);\n}\n";
+
+/// The frame of `outer` once the program reads.
+fn outer_of(program: &std::path::Path) -> Value {
+    let target = Child::ready(&mut Command::new(program));
+    wait_until("it to read", SOON, || common::state(target.pid()) == Some('S'));
+    let seen = stacks(target.pid(), &["--stop", "never"]);
+    let row = thread(&seen, &json!(target.pid()));
+    let frames = row["frames"].as_array().expect("frames");
+    frames.iter().find(|frame| frame["function"] == "outer").unwrap_or_else(|| panic!("no outer in {row}")).clone()
+}
+
+fn assert_lines(frame: &Value) {
+    let inlined = &frame["inlined"];
+    assert_eq!(inlined.as_array().map(Vec::len), Some(1), "{frame}");
+    assert_eq!((&inlined[0]["function"], &inlined[0]["line"], &frame["line"]), (&json!("inner"), &json!(5), &json!(9)));
+    assert!(frame["file"].as_str().is_some_and(|file| file.ends_with(".c")), "{frame}");
+}
+
+#[test]
+fn inlined_functions_and_lines_are_named() {
+    assert_lines(&outer_of(&common::compile_c(INLINED, &["-O2", "-g"])));
+    assert_lines(&outer_of(&common::compile_c(INLINED, &["-O2", "-g", "-gz=zlib", "-static"])));
+    let plain = outer_of(&common::compile_c(INLINED, &["-O2"]));
+    assert_eq!((plain.get("line"), plain.get("inlined")), (None, None));
+}
+
+fn tool(name: &str, args: &[&std::ffi::OsStr]) {
+    let output = Command::new(name).args(args).output().unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn debug_information_is_found_in_a_file_of_its_own() {
+    if !has_tool("objcopy") {
+        return skip("debug_information_is_found_in_a_file_of_its_own", "objcopy is not installed");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let (program, debug) = (directory.path().join("program"), directory.path().join("program.debug"));
+    let built = common::compile_c(INLINED, &["-O2", "-g", "-Wl,--build-id"]);
+    tool("objcopy", &["--only-keep-debug".as_ref(), built.as_ref(), debug.as_ref()]);
+    let mut link = std::ffi::OsString::from("--add-gnu-debuglink=");
+    link.push(&debug);
+    tool("objcopy", &["--strip-all".as_ref(), link.as_ref(), built.as_ref(), program.as_ref()]);
+    assert_lines(&outer_of(&program));
+}
+
+#[test]
+fn names_are_found_in_mini_debug_information() {
+    if !has_tool("objcopy") || !has_tool("xz") {
+        return skip("names_are_found_in_mini_debug_information", "objcopy or xz is not installed");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let (program, mini) = (directory.path().join("program"), directory.path().join("mini"));
+    let built = common::compile_c(INLINED, &["-O2", "-Wl,--build-id"]);
+    tool("objcopy", &["--only-keep-debug".as_ref(), built.as_ref(), mini.as_ref()]);
+    tool("xz", &[mini.as_ref()]);
+    let mut section = std::ffi::OsString::from("--add-section=.gnu_debugdata=");
+    section.push(mini.with_extension("xz"));
+    tool("objcopy", &["--strip-all".as_ref(), section.as_ref(), built.as_ref(), program.as_ref()]);
+    assert_eq!(outer_of(&program)["function"], "outer");
+}
+
+#[test]
+fn code_that_a_runtime_has_made_is_named_by_its_perf_map() {
+    let source = "#include <stdio.h>\n#include <string.h>\n#include <sys/mman.h>\n#include <unistd.h>\n\
+        int main(void)\n{\n    char path[64];\n    FILE *map;\n\
+        unsigned char *code = mmap(0, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);\n\
+        memcpy(code, \"\\xeb\\xfe\", 2);\n    snprintf(path, sizeof path, \"/tmp/perf-%d.map\", getpid());\n\
+        map = fopen(path, \"w\");\n    fprintf(map, \"%lx 10 js:spin here\\n\", (unsigned long)code);\n\
+        fclose(map);\n    puts(\"\\\"ready\\\"\");\n    fflush(stdout);\n    ((void (*)(void))code)();\n}\n";
+    let target = Child::ready(&mut Command::new(common::compile_c(source, &["-O2"])));
+    wait_until("it to spin", SOON, || {
+        let seen = run(["stacks", "--flat", "--pid", &target.pid().to_string()]).stdout;
+        String::from_utf8_lossy(&seen).contains("js:spin here")
+    });
+    let _ = fs::remove_file(format!("/tmp/perf-{}.map", target.pid()));
 }

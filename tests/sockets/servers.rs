@@ -110,7 +110,8 @@ fn filters_leave_only_what_is_asked_for() {
         assert_eq!((answer.status, answer.stdout.len()), (2, 0), "{wrong:?}: {}", answer.stderr);
     }
     let gone = json(["sockets", "--pid", &own_pid(), "--process", "4194303"]);
-    assert_eq!((rows(&gone).len(), &gone["gaps"][0]["reason"]), (0, &json!("exited")));
+    let gaps = crate::common::gaps_at(&gone, "/rows");
+    assert!(rows(&gone).is_empty() && gaps.iter().any(|gap| gap["reason"] == "exited"), "{gaps:?}");
 }
 
 #[test]
@@ -178,16 +179,22 @@ fn fifteen_thousand_connections_need_little_memory() {
     let both = BTreeSet::from([u64::from(holder.pid()), child]);
     let mut seen_owners = BTreeSet::new();
     for row in rows(&seen) {
-        let [owner] = row["owners"].as_array().expect("owners").as_slice() else { panic!("{row}") };
-        assert!(both.contains(&owner["pid"].as_u64().expect("a pid")), "{row}");
-        assert!(seen_owners.insert((owner["pid"].clone().to_string(), owner["fd"].to_string())), "twice: {row}");
+        // Both hold the listener.
+        let count = if row["state"] == "listen" { 2 } else { 1 };
+        let owners = owners(row);
+        assert_eq!(owners.len(), count, "{row}");
+        for (pid, fd) in owners {
+            assert!(both.contains(&pid) && seen_owners.insert((pid, fd)), "{row}");
+        }
         if row["state"] == "established" {
             let bytes = (row["tcp"]["bytes_received"].as_u64(), row["tcp"]["bytes_acked"].as_u64());
             assert!(matches!(bytes, (Some(10), Some(0)) | (Some(0), Some(11))), "{row}");
         }
     }
-    let peak = seen["cost"]["peak_rss_kib"].as_u64().expect("a number");
-    assert!(peak <= 16 << 10, "{peak} KiB");
+    // Beside what the program itself takes, which is much in a build for tests.
+    let peak = |envelope: &Value| envelope["cost"]["peak_rss_kib"].as_u64().expect("a number");
+    let taken = peak(&seen) - peak(&json(["version"]));
+    assert!(taken <= 7 << 10, "{taken} KiB");
 }
 
 /// A port that is free now.
@@ -210,12 +217,17 @@ fn assert_port_is_what_ss_says(port: u16, connections: usize) -> Value {
         let lines = || ss::lines(&[], &["-t", "-p", "-e", "-m", "-o", &filter]);
         let (before, seen) = (lines(), json(arguments));
         let established = rows(&seen).iter().filter(|row| row["state"] == "established").count();
-        // Those that only tried the port are in TIME_WAIT, and tick.
+        // Timers tick, and so do those that only tried the port, in TIME_WAIT.
         let steady = |lines: &[String]| -> Vec<String> {
-            lines.iter().filter(|line| !line.starts_with("TIME-WAIT")).cloned().collect()
+            let lines = lines.iter().filter(|line| !line.starts_with("TIME-WAIT"));
+            let kept = |line: &String| -> Vec<String> {
+                line.split_whitespace().filter(|word| !word.starts_with("timer:")).map(str::to_owned).collect()
+            };
+            lines.map(|line| kept(line).join(" ")).collect()
         };
         let is_quiet = steady(&before) == steady(&lines()) && established == 2 * connections;
-        last = is_quiet.then_some((steady(&before), seen));
+        let lines = before.into_iter().filter(|line| !line.starts_with("TIME-WAIT")).collect::<Vec<_>>();
+        last = is_quiet.then_some((lines, seen));
         is_quiet
     });
     let (lines, seen) = last.expect("quiet");

@@ -24,6 +24,7 @@ pub mod interrupt;
 pub mod kcmp;
 pub mod kept;
 pub mod mapped_file;
+mod memo;
 pub mod memory;
 pub mod own;
 pub mod own_file;

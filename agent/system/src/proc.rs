@@ -161,6 +161,29 @@ impl<'r> Directory<'r> {
         most: usize,
         is_end: impl Fn(usize, usize) -> bool,
     ) -> Result<bool, Failure> {
+        if !self.run.memo().keeps(name) {
+            return self.read_now(name, into, most, is_end);
+        }
+        let path = Joined(&self.path, name).to_string();
+        if let Some(known) = self.run.memo().file(&path) {
+            into.clear();
+            into.extend_from_slice(&known);
+            return Ok(into.len() <= most);
+        }
+        let whole = self.read_now(name, into, most, is_end)?;
+        if whole {
+            self.run.memo().keep(path, into);
+        }
+        Ok(whole)
+    }
+
+    fn read_now(
+        &self,
+        name: &str,
+        into: &mut Vec<u8>,
+        most: usize,
+        is_end: impl Fn(usize, usize) -> bool,
+    ) -> Result<bool, Failure> {
         let file = self.open(Access::Open, name, OFlags::RDONLY)?;
         into.clear();
         loop {
@@ -192,6 +215,13 @@ impl<'r> Directory<'r> {
     /// When it cannot be opened or read; lines before that were handed out. A line
     /// of more than 64 KiB is malformed.
     pub fn lines(&self, name: &str, mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> Result<(), Failure> {
+        if self.run.memo().keeps(name) {
+            let mut text = Vec::new();
+            self.read(name, &mut text)?;
+            let lines = text.strip_suffix(b"\n").unwrap_or(&text);
+            let _ = lines.split(|b| *b == b'\n').filter(|_| !text.is_empty()).try_for_each(each);
+            return Ok(());
+        }
         let file = self.open(Access::Open, name, OFlags::RDONLY)?;
         let mut buffer = vec![0_u8; 2 * LONGEST_LINE];
         let mut filled = 0;

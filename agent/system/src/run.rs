@@ -10,6 +10,7 @@ use agent_session::{Access, Ledger, Refusal, Session};
 
 use crate::format::Stream;
 use crate::gate::{self, Subject};
+use crate::memo::Memo;
 use crate::parse;
 use crate::rights::{Approach, Rights};
 use crate::{Capabilities, Directory, Failure, Process, clock, own, proc, stop};
@@ -48,6 +49,7 @@ pub struct Run {
     target: Option<Target>,
     approach: Mutex<Approach>,
     owed: Mutex<Vec<nix::unistd::Pid>>,
+    memo: Memo,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -78,6 +80,7 @@ impl Run {
             target: None,
             approach: Mutex::new(Approach::AsWeAre),
             owed: Mutex::default(),
+            memo: Memo::default(),
         };
         if run.looks_in {
             let mut rights = Rights::now()?;
@@ -136,7 +139,23 @@ impl Run {
     ///
     /// When proc(5) cannot be listed.
     pub fn pids(&self) -> Result<Vec<u32>, Failure> {
-        self.proc().ids()
+        if let Some(pids) = self.memo.pids() {
+            return Ok(pids.to_vec());
+        }
+        let pids = self.proc().ids()?;
+        self.memo.keep_pids(&pids);
+        Ok(pids)
+    }
+
+    /// From now on lists the processes once, and reads files once that tell several
+    /// collectors the same: what these answer is then about one instant, as near as
+    /// can be. What tells whether something has changed is always read again.
+    pub fn read_once(&self) {
+        self.memo.start();
+    }
+
+    pub(crate) fn memo(&self) -> &Memo {
+        &self.memo
     }
 
     /// The process `pid`.

@@ -65,8 +65,8 @@ impl<'r> Process<'r> {
         if let Err(errno) = ptrace::interrupt(pid) {
             return Err(os(errno));
         }
-        let signal = match wait_for_stop(pid, since_us + patience.as_micros() as u64) {
-            Waited::Stopped(signal) => signal,
+        let (signal, since_us) = match wait_for_stop(pid, since_us, since_us + patience.as_micros() as u64) {
+            Waited::Stopped(signal, since_us) => (signal, since_us),
             Waited::Gone => return Err(fail(Cause::Exited)),
             Waited::Late => {
                 self.run().owe(pid);
@@ -98,25 +98,30 @@ fn registers(_: Pid) -> Result<Registers, Errno> {
 }
 
 enum Waited {
-    Stopped(Option<Signal>),
+    /// The signal to pass on, and when the thread was not yet seen to be held: it was
+    /// held for no longer than since then.
+    Stopped(Option<Signal>, u64),
     Gone,
     Late,
 }
 
-fn wait_for_stop(pid: Pid, until_us: u64) -> Waited {
+fn wait_for_stop(pid: Pid, since_us: u64, until_us: u64) -> Waited {
     let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
     let mut turns = 0_u32;
+    let mut since_us = since_us;
     loop {
+        let asked_us = clock::boot_us();
         match waitpid(pid, Some(flags)) {
             // PTRACE_EVENT_STOP: our interrupt, or a group-stop that it keeps.
-            Ok(WaitStatus::PtraceEvent(..)) => return Waited::Stopped(None),
-            Ok(WaitStatus::Stopped(_, signal)) => return Waited::Stopped(Some(signal)),
+            Ok(WaitStatus::PtraceEvent(..)) => return Waited::Stopped(None, since_us),
+            Ok(WaitStatus::Stopped(_, signal)) => return Waited::Stopped(Some(signal), since_us),
             Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD | Errno::ESRCH) => {
                 return Waited::Gone;
             }
             Ok(_) | Err(_) => {}
         }
-        if clock::boot_us() >= until_us {
+        since_us = asked_us;
+        if asked_us >= until_us {
             return Waited::Late;
         }
         turns += 1;

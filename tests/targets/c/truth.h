@@ -41,11 +41,14 @@ static UNUSED __attribute__((format(printf, 1, 2))) void say(const char *format,
     for (char *c = json; *c != '\0'; c++)
         if (*c == '\'')
             *c = '"';
+    /* Threads may speak at the same time. */
+    flockfile(stdout);
     va_start(values, format);
     vprintf(json, values);
     va_end(values);
     putchar('\n');
     fflush(stdout);
+    funlockfile(stdout);
     free(json);
 }
 

@@ -85,7 +85,7 @@ standard error (ndjson: as its last line). With -o ndjson each row is a packet.
             return Ok(dry_run(run, options));
         }
         match look::Look::open(run, options) {
-            Ok(look) => look.run(),
+            Ok(look) => Ok(look.run()),
             // Without NET_RAW, or without such an interface, there is still an answer.
             Err(failure) if failure.errno().is_some() || !run.is_live() => {
                 let mut gathered = Gathered::complete(about(options));

@@ -5,6 +5,8 @@ mod counters;
 mod diag;
 mod options;
 pub(crate) mod owners;
+#[cfg(all(test, target_endian = "little"))]
+mod recorded;
 mod row;
 mod socket;
 mod source;
@@ -92,7 +94,11 @@ load its modules tcp_diag, udp_diag and unix_diag, as ss(8) does.
 
     fn collect(run: &Run, options: &Options) -> Result<Gathered<Self::Data>, Failure> {
         let place = Place::find(run)?;
-        let walk = if options.no_owners { None } else { Some(Walk::new(run)?) };
+        let walk = if options.no_owners { None } else { Some(Walk::new(run)) };
+        let (walk, no_walk) = match walk.transpose() {
+            Ok(walk) => (walk, None),
+            Err(failure) => (None, Some(run.gap("/rows", &failure).detail("owners are not known"))),
+        };
         let mut tables = Tables::new(run, &place, options);
         match &walk {
             Some(walk) => std::thread::scope(|scope| {
@@ -103,6 +109,7 @@ load its modules tcp_diag, udp_diag and unix_diag, as ss(8) does.
             None => tables.read(),
         }
         let Tables { mut rows, sources, mut gaps, .. } = tables;
+        gaps.extend(no_walk);
         if let Some(holders) = walk.map(Walk::finish) {
             join(&mut rows, &holders);
             if options.wants_others() {

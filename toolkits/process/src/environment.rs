@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent_model::{Gap, Gathered, Listing, Noted, Text};
-use agent_system::{Capability, Cause, Collector, Failure, Process, Run};
+use agent_system::{Capability, Cause, Collector, Failure, Process, Run, parse};
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -120,15 +120,27 @@ fn look(run: &Run, process: &Process<'_>, rows: &mut Vec<Noted<Row>>, gaps: &mut
     Ok(())
 }
 
-/// Whether the process has written over its arguments, and maybe on into its
-/// environment (setproctitle): they then do not end with a NUL byte.
+/// Whether the process has written over its arguments and on into its environment
+/// (setproctitle): what the kernel then shows as arguments is longer than these were
+/// (get_mm_cmdline in fs/proc/base.c).
 fn is_overwritten(process: &Process<'_>) -> bool {
-    let mut arguments = Vec::with_capacity(4096);
-    match process.read("cmdline", &mut arguments) {
-        Ok(()) => arguments.last().is_some_and(|last| *last != 0),
+    let mut text = Vec::with_capacity(4096);
+    let room = process.read_piece("stat", &mut text).ok().and_then(|()| room_for_arguments(&text));
+    match (process.read("cmdline", &mut text), room) {
+        (Ok(()), Some(room)) => text.len() as u64 > room || text.last().is_some_and(|last| *last != 0),
         // Not known: as if it had.
-        Err(_) => true,
+        _ => true,
     }
+}
+
+/// The bytes that the arguments took when the process was started: fields 48 and 49 of
+/// proc_pid_stat(5). `None` for who may not know.
+fn room_for_arguments(stat: &[u8]) -> Option<u64> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = stat[end + 1..].split(u8::is_ascii_whitespace).filter(|field| !field.is_empty()).skip(48 - 3);
+    let start: u64 = parse::number(fields.next()?)?;
+    let end: u64 = parse::number(fields.next()?)?;
+    end.checked_sub(start).filter(|_| start != 0)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -139,17 +151,16 @@ struct Variable<'a> {
 }
 
 /// Parses `environ` (proc_pid_environ(5)): `NAME=value` each, ended by NUL bytes. If
-/// the process has written over the beginning, the first is the rest of something.
+/// the process has written over the beginning, the first may be the end of what it has
+/// written, and the second the rest of what stood there.
 fn variables(text: &[u8], is_overwritten: bool) -> Vec<Variable<'_>> {
     let mut known = BTreeSet::new();
     let mut found = Vec::new();
-    for (at, entry) in text.split(|byte| *byte == 0).enumerate() {
-        // NUL bytes fill up what was written over.
-        if entry.is_empty() {
-            continue;
-        }
+    // NUL bytes fill up what was written over.
+    let entries = text.split(|byte| *byte == 0).filter(|entry| !entry.is_empty());
+    for (at, entry) in entries.enumerate() {
         let halves = entry.iter().position(|byte| *byte == b'=').map(|equals| (&entry[..equals], &entry[equals + 1..]));
-        let halves = halves.filter(|(name, _)| is_name(name) && !(is_overwritten && at == 0));
+        let halves = halves.filter(|(name, _)| is_name(name) && !(is_overwritten && at < 2));
         found.push(match halves {
             Some((name, value)) => {
                 Variable { name: Some(name), value_bytes: value.len() as u64, hidden: !known.insert(name) }
@@ -206,10 +217,11 @@ mod tests {
 
     #[test]
     fn what_may_be_a_piece_of_a_value_is_no_name() {
-        let text = b"ecret@host/db?sslmode=require\0no equals sign\0=x\01A=2\0\xff\xfe=z\0A B=1\0";
+        let text = b"ecret@host/db?sslmode=require\0no equals sign\0=x\x001A=2\0\xff\xfe=z\0A B=1\0";
         assert!(shape(text, false).iter().all(|(name, ..)| name.is_none()));
-        // Base64 looks like a name: the first is not trusted when it may be the rest of something.
-        assert_eq!(shape(b"c2VjcmV0=\0A=1\0", true), [(None, 9, false), named("A", 1)]);
+        // Base64 looks like a name: what may be the rest of something is not trusted.
+        let text = b"tail of a title\0\0\0c2VjcmV0=\0A=1\0";
+        assert_eq!(shape(text, true), [(None, 15, false), (None, 9, false), named("A", 1)]);
         let long = [b"x".repeat(300), b"=1\0".to_vec()].concat();
         assert_eq!(shape(&long, false), [(None, 302, false)]);
     }
@@ -219,5 +231,15 @@ mod tests {
         assert_eq!(shape(b"A=1\0\0\0A=22\0", false), [named("A", 1), (Some("A".to_owned()), 2, true)]);
         assert!(shape(b"", false).is_empty());
         assert!(shape(b"\0\0\0", true).is_empty());
+    }
+
+    #[test]
+    fn the_room_for_arguments_stands_in_stat() {
+        let fields: Vec<String> = (4..=52).map(|field| (field * 100).to_string()).collect();
+        let text = format!("7 (a) b) S {}", fields.join(" "));
+        assert_eq!(room_for_arguments(text.as_bytes()), Some(100));
+        let hidden = text.replace(" 4800 ", " 0 ");
+        assert_eq!(room_for_arguments(hidden.as_bytes()), None);
+        assert_eq!(room_for_arguments(b"7 (a) S 1"), None);
     }
 }

@@ -35,13 +35,6 @@ pub struct Options {
     shared: bool,
 }
 
-impl Options {
-    /// All that can be known.
-    pub fn everything() -> Self {
-        Self { no_sockets: false, peers: true, shared: true }
-    }
-}
-
 /// One descriptor.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Row {

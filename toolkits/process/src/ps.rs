@@ -49,13 +49,6 @@ pub struct Options {
     watch: Watch,
 }
 
-impl Options {
-    /// All that is known of processes and threads, the agent's own included.
-    pub fn everything() -> Self {
-        Self { own: true, details: true, threads: true, ..Self::default() }
-    }
-}
-
 /// One process.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Row {

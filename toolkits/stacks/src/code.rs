@@ -1,10 +1,15 @@
 //! The code of one process: what unwinding and naming need of it.
 
+mod go;
+mod lines;
+mod mini;
+mod perf_map;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use agent_binaries::demangle::demangle;
-use agent_binaries::elf::{ElfFile, SymbolTable};
+use agent_binaries::elf::{ElfFile, SymbolOrigin, SymbolTable, read_vec};
 use agent_binaries::mapped::{self, Image, Layout, Mapped, OpenError, Opened};
 use agent_model::{Gap, Reason, Text};
 use agent_system::memory::Memory;
@@ -12,6 +17,9 @@ use agent_system::{Process, Run};
 
 use crate::frame::Inlined;
 use crate::unwind::{Module, Unwinder};
+use go::GoTable;
+use lines::Lines;
+use perf_map::PerfMap;
 
 /// A module with code.
 struct Code<'r> {
@@ -22,7 +30,36 @@ struct Code<'r> {
     file_offset: u64,
     opened: Option<Opened<'r>>,
     /// Made when the first address in it is named.
-    symbols: Option<SymbolTable>,
+    names: Option<Names<'r>>,
+}
+
+/// An ELF file and its function symbols.
+struct Named<'r> {
+    elf: ElfFile<Image<'r>>,
+    symbols: SymbolTable,
+}
+
+impl<'r> Named<'r> {
+    fn new(elf: ElfFile<Image<'r>>) -> Self {
+        Self { symbols: elf.symbols(), elf }
+    }
+
+    fn lookup(&self, svma: u64) -> Option<(String, u64)> {
+        let symbol = self.symbols.lookup(&self.elf, svma)?;
+        Some((symbol.name, symbol.offset))
+    }
+}
+
+/// All that names the addresses of one module.
+struct Names<'r> {
+    /// Its own table, or what is left of it.
+    own: SymbolTable,
+    /// The file with its debug information, if it is another.
+    separate: Option<Named<'r>>,
+    /// Its mini debug information.
+    mini: Option<Named<'r>>,
+    go: Option<GoTable>,
+    lines: Option<Lines>,
 }
 
 /// What is known of an address.
@@ -66,6 +103,13 @@ pub struct CodeMap<'r> {
     pub unwinder: Unwinder<'r>,
     /// Memory that can be read, joined where it touches.
     readable: Vec<Range<u64>>,
+    process: Process<'r>,
+    /// What a runtime says of the code that it has made; read when it is asked for.
+    perf_map: Option<PerfMap>,
+    /// Bytes of debug sections that are held.
+    line_bytes: u64,
+    /// What a limit kept from being named.
+    limits: Vec<Gap>,
 }
 
 impl<'r> CodeMap<'r> {
@@ -81,7 +125,15 @@ impl<'r> CodeMap<'r> {
         gaps: &mut Vec<Gap>,
     ) -> Result<Self, agent_system::Failure> {
         let layout = Layout::of(process)?;
-        let mut map = Self { codes: Vec::new(), unwinder: Unwinder::new(), readable: layout.readable.clone() };
+        let mut map = Self {
+            codes: Vec::new(),
+            unwinder: Unwinder::new(),
+            readable: layout.readable.clone(),
+            process: process.clone(),
+            perf_map: None,
+            line_bytes: 0,
+            limits: Vec::new(),
+        };
         for file in &layout.files {
             if let Some(avma) = file.code() {
                 map.add_file(run, process, memory, file, avma, gaps);
@@ -125,7 +177,7 @@ impl<'r> CodeMap<'r> {
         self.unwinder.add_module(module.unwrap_or_else(|| Module::code(avma.clone())));
         let opened = if bias.is_some() { opened } else { None };
         let file_offset = file.pieces.iter().find(|piece| piece.executable).map_or(0, |piece| piece.offset);
-        self.codes.push(Code { path, avma, bias: bias.unwrap_or(0), file_offset, opened, symbols: None });
+        self.codes.push(Code { path, avma, bias: bias.unwrap_or(0), file_offset, opened, names: None });
     }
 
     fn add_vdso(&mut self, avma: Range<u64>, image: Image<'r>) {
@@ -142,7 +194,7 @@ impl<'r> CodeMap<'r> {
             bias,
             file_offset: 0,
             opened: Some(opened),
-            symbols: None,
+            names: None,
         });
     }
 
@@ -167,20 +219,142 @@ impl<'r> CodeMap<'r> {
         // By start: the extents of two modules may overlap where one was mapped
         // into a hole of the other.
         let at = self.codes.partition_point(|code| code.avma.start <= avma);
-        let Some(code) = self.codes[..at].iter_mut().rev().find(|code| code.avma.contains(&avma)) else {
-            return Name::default();
+        let Some(at) = self.codes[..at].iter().rposition(|code| code.avma.contains(&avma)) else {
+            return self.generated(avma, Name::default());
         };
+        if self.codes[at].names.is_none() {
+            self.load(at);
+        }
+        let code = &self.codes[at];
         let mut name = Name { module: Some(code.path.clone()), ..Name::default() };
-        let Some(opened) = &code.opened else { return name };
+        let Some((opened, names)) = code.opened.as_ref().zip(code.names.as_ref()) else {
+            return self.generated(avma, name);
+        };
         let svma = avma.wrapping_sub(code.bias);
         name.offset = Some(svma);
         name.build_id = opened.elf.facts().build_id.clone();
-        let symbols = code.symbols.get_or_insert_with(|| opened.elf.symbols());
-        if let Some(symbol) = symbols.lookup(&opened.elf, svma) {
-            let shown = demangle(&symbol.name).unwrap_or(symbol.name);
+        if let Some((mut function, offset)) = names.lookup(&opened.elf, svma) {
+            // In .symtab, linkers put the version behind the name: `read@@GLIBC_2.2.5`.
+            if let Some(end) = function.find('@').filter(|end| *end > 0) {
+                function.truncate(end);
+            }
+            let shown = demangle(&function).unwrap_or(function);
             name.function = Some(Text::from(shown.as_str()));
-            name.function_offset = Some(symbol.offset);
+            name.function_offset = Some(offset);
+        }
+        if let Some(lines) = &names.lines {
+            let found = lines.find(svma);
+            (name.file, name.line, name.inlined) = (found.file, found.line, found.inlined);
         }
         name
+    }
+
+    /// Names code that a runtime has made.
+    fn generated(&mut self, avma: u64, name: Name) -> Name {
+        let map = self.perf_map.get_or_insert_with(|| {
+            let map = PerfMap::of(&self.process);
+            if map.truncated {
+                let detail = "the perf map is larger than is read: some of its functions have no name";
+                self.limits.push(Gap::new("/rows/-/frames/-/function", Reason::LimitReached).detail(detail));
+            }
+            map
+        });
+        match map.lookup(avma) {
+            Some((function, offset)) => {
+                Name { function: Some(Text::from_bytes(function)), function_offset: Some(offset), ..name }
+            }
+            None => name,
+        }
+    }
+
+    /// Reads what names the addresses of a module, the best source first, until one
+    /// has local functions too.
+    fn load(&mut self, at: usize) {
+        let Some(opened) = &self.codes[at].opened else { return };
+        let facts = opened.elf.facts();
+        let own = opened.elf.symbols();
+        let mut names = Names { own, separate: None, mini: None, go: None, lines: None };
+        let is_stripped = names.own.origin() != SymbolOrigin::Symtab;
+        if is_stripped || !facts.debug.debug_info {
+            names.separate = self.separate(at).map(Named::new);
+        }
+        if is_stripped && names.separate.is_none() && facts.debug.mini_debug_info {
+            names.mini = mini_debug_info(opened).map(Named::new);
+        }
+        if is_stripped && facts.debug.go_function_table {
+            names.go = GoTable::of(&opened.elf);
+        }
+        let with_lines = [Some(&opened.elf), names.separate.as_ref().map(|named| &named.elf)];
+        if let Some((elf, bytes)) =
+            with_lines.into_iter().flatten().map(|elf| (elf, lines::bytes_of(elf))).find(|(_, bytes)| *bytes > 0)
+        {
+            if self.line_bytes.saturating_add(bytes) <= lines::MOST_BYTES {
+                self.line_bytes += bytes;
+                names.lines = Lines::of(elf);
+            } else {
+                let gap = Gap::new("/rows/-/frames/-/line", Reason::Incomplete).path(self.codes[at].path.clone());
+                let detail = format!("its debug information has {bytes} bytes, which are not read");
+                self.limits.push(gap.detail(detail));
+            }
+        }
+        self.codes[at].names = Some(names);
+    }
+
+    /// The file with the debug information of a module, by its build ID and by its
+    /// debug link, below the target's root directory (gdb's manual, "Separate Debug
+    /// Files"). It must have the same build ID.
+    fn separate(&self, at: usize) -> Option<ElfFile<Image<'r>>> {
+        let code = &self.codes[at];
+        let facts = code.opened.as_ref()?.elf.facts();
+        let build_id = facts.build_id.as_deref()?;
+        let mut paths = Vec::new();
+        if let Some((first, rest)) = build_id.split_at_checked(2) {
+            paths.push(format!("/usr/lib/debug/.build-id/{first}/{rest}.debug").into_bytes());
+        }
+        if let Some(link) = &facts.debug.debug_link {
+            let path = code.path.to_bytes();
+            let directory = path.rsplitn(2, |byte| *byte == b'/').nth(1).unwrap_or_default();
+            for between in [&b"/"[..], b"/.debug/"] {
+                paths.push([directory, between, link.file.as_bytes()].concat());
+            }
+            paths.push([b"/usr/lib/debug", directory, b"/", link.file.as_bytes()].concat());
+        }
+        paths.into_iter().find_map(|path| {
+            let file = self.process.open_in_root(&path).ok()?;
+            let elf = ElfFile::parse(Image::File(Arc::new(file))).ok()?;
+            let has_names = elf.facts().debug.symtab || elf.facts().debug.debug_info;
+            (has_names && elf.facts().build_id.as_deref() == Some(build_id)).then_some(elf)
+        })
+    }
+
+    /// Gaps for what a limit kept from being named since the last time.
+    pub fn take_limits(&mut self) -> Vec<Gap> {
+        std::mem::take(&mut self.limits)
+    }
+}
+
+/// The ELF file in `.gnu_debugdata`.
+fn mini_debug_info<'r>(opened: &Opened<'r>) -> Option<ElfFile<Image<'r>>> {
+    /// Bytes of it, compressed.
+    const MOST: u64 = 8 << 20;
+    let section = opened.elf.section(".gnu_debugdata").filter(|section| section.size <= MOST)?;
+    let packed = read_vec(&opened.image, section.offset, usize::try_from(section.size).ok()?).ok()?;
+    ElfFile::parse(Image::Copy(Arc::new(mini::unpack(&packed)?))).ok()
+}
+
+impl<'r> Names<'r> {
+    fn lookup(&self, elf: &ElfFile<Image<'r>>, svma: u64) -> Option<(String, u64)> {
+        let own = || self.own.lookup(elf, svma).map(|symbol| (symbol.name, symbol.offset));
+        if self.own.origin() == SymbolOrigin::Symtab {
+            return own();
+        }
+        let separate = self.separate.as_ref().and_then(|named| named.lookup(svma));
+        separate.or_else(|| self.go.as_ref()?.lookup(elf, svma)).or_else(|| {
+            match (own(), self.mini.as_ref().and_then(|named| named.lookup(svma))) {
+                // Mini debug information leaves out what is exported: the nearer one counts.
+                (Some(own), Some(mini)) => Some(if own.1 <= mini.1 { own } else { mini }),
+                (own, mini) => own.or(mini),
+            }
+        })
     }
 }

@@ -2,10 +2,9 @@
 //!
 //! A thread waits for at most one lock, and a lock has at most one holder that is
 //! known, so the graph is a set of paths, each of which ends or runs into a cycle.
-//! A cycle is proven, not guessed: after it was found, each of its threads must
-//! still be in the same system call, without having run, and each lock must still
-//! name the same holder. As every thread was blocked before the first of these
-//! looks and is after the last, there is an instant at which all of them were.
+//! A cycle is proven, not guessed: after it was found, each of its threads must be
+//! in the same system call; then each lock must name the same holder; then none of
+//! the threads may have run since. So while the locks were read all of them waited.
 
 use std::collections::{BTreeMap, BTreeSet};
 

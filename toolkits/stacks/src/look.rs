@@ -9,7 +9,7 @@ use agent_model::Text;
 use agent_system::memory::Memory;
 use agent_system::parse::{self, Blocked, Doing};
 use agent_system::stop::Stopped;
-use agent_system::{Cause, Directory, Failure, Process};
+use agent_system::{Cause, Directory, Failure, Process, clock};
 
 use syscalls::Sysno;
 
@@ -78,7 +78,7 @@ const TRIES: usize = 3;
 
 /// How long is waited for a thread to stop. One that does not sleeps
 /// uninterruptibly.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// The most of a stack that is copied while its thread is held. Deeper frames are
 /// not seen then: 256 KiB hold some thousands.
@@ -161,10 +161,10 @@ impl Stillness {
         stillness(thread).is_ok_and(|now| now == *self)
     }
 
-    /// Whether `thread` is in the same system call at the same place, though it may
+    /// That of `thread` now, if it is in the same system call at the same place; it may
     /// have run meanwhile.
-    pub fn is_in_same_call(&self, thread: &Directory<'_>) -> bool {
-        stillness(thread).is_ok_and(|now| now.doing == self.doing)
+    pub fn again(&self, thread: &Directory<'_>) -> Option<Self> {
+        stillness(thread).ok().filter(|now| now.doing == self.doing)
     }
 
     /// What the thread was blocked in.
@@ -188,7 +188,7 @@ impl<'r> Looker<'_, 'r> {
             StopPolicy::OnlyRunning => seen.doing == Some(Doing::Running),
         };
         if !is_good && !is_gone && may_stop {
-            match self.hold(tid) {
+            match self.hold(tid, 0) {
                 Ok(mut held) => {
                     self.copy(&mut held, LARGEST_COPY);
                     let doing = stillness(thread).ok().map(|still| still.doing);
@@ -207,8 +207,9 @@ impl<'r> Looker<'_, 'r> {
     pub fn look_at_all(&mut self, threads: &[(u32, Directory<'r>)]) -> Vec<Seen> {
         let mut all: Vec<Seen> = threads.iter().map(|(_, thread)| self.without_stop(thread)).collect();
         let mut held: Vec<Option<Held<'r>>> = Vec::with_capacity(threads.len());
+        let begin_us = clock::boot_us();
         for ((tid, _), seen) in threads.iter().zip(&mut all) {
-            held.push(match self.hold(*tid) {
+            held.push(match self.hold(*tid, clock::boot_us() - begin_us) {
                 Ok(held) => Some(held),
                 Err(failure) => {
                     seen.failure = Some(failure);
@@ -272,10 +273,11 @@ impl<'r> Looker<'_, 'r> {
         self.code.unwinder.unwind(registers, |address| pages.word(address), self.max_frames)
     }
 
-    /// Holds the thread, if there is time left for it.
-    fn hold(&self, tid: u32) -> Result<Held<'r>, Failure> {
+    /// Holds the thread, if there is time left for it. Others have been held for
+    /// `held_us` already, which is not counted yet.
+    fn hold(&self, tid: u32, held_us: u64) -> Result<Held<'r>, Failure> {
         let spent = self.process.run().ledger().spent().stopped_us;
-        let left = self.stop_budget_us.saturating_sub(spent);
+        let left = self.stop_budget_us.saturating_sub(spent + held_us);
         if left == 0 {
             let path = format!("ptrace({tid})");
             return Err(Failure::new(path.as_str(), Cause::Timeout("the time for which threads may be held is over")));

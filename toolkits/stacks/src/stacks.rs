@@ -1,11 +1,14 @@
 //! `stacks`: what each thread does, and where it is.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod after;
+mod group;
+mod row;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent_model::{Gap, Gathered, Hex, Listing, Noted, Reason, Text};
-use agent_network::sockets;
 use agent_system::memory::Memory;
 use agent_system::parse::{self, Call, Doing};
 use agent_system::{Capability, Collector, Directory, Failure, Process, Run};
@@ -15,11 +18,15 @@ use serde::Serialize;
 use syscalls::Sysno;
 
 use crate::code::CodeMap;
-use crate::frame::{Frame, frames};
-use crate::locks::{self, Contended, Finding, Party};
+use crate::frame::frames;
+use crate::locks;
 use crate::look::{Looker, Method, Seen, Stillness, StopPolicy, Waits};
 use crate::unwind::{EndReason, Unwound};
-use crate::wait::{self, Threads, Wait};
+
+pub use row::{Row, Summary, Thread};
+
+use after::{After, join_sockets, put_words};
+use group::grouped;
 
 /// The collector of stacks.
 pub struct Stacks;
@@ -42,8 +49,8 @@ pub struct Options {
     /// When a thread may be held for a moment
     #[arg(long, value_enum, default_value_t = Stop::Auto)]
     stop: Stop,
-    /// For how long threads may be held in all
-    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = humantime::parse_duration)]
+    /// For how long threads may be held in all; one alone for 50 ms at most
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "as_text")]
     #[schemars(with = "String")]
     stop_budget: Duration,
@@ -71,85 +78,6 @@ pub struct Options {
 /// A time as it is written on the command line.
 pub(crate) fn as_text<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_duration(*time))
-}
-
-/// Threads that do the same thing at the same place.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Row {
-    /// How many threads.
-    #[schemars(extend("x-column" = "COUNT"))]
-    pub count: u64,
-    /// `running`, `sleeping`, `disk_sleep`, `stopped`, …: as in `ps`.
-    #[schemars(extend("x-column" = "STATE"))]
-    pub state: &'static str,
-    /// The system call that they wait in; absent outside of one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-column" = "SYSTEM CALL"))]
-    pub system_call: Option<Text>,
-    /// The threads, by thread ID.
-    #[schemars(extend("x-column" = "THREADS"))]
-    pub threads: Vec<Thread>,
-    /// How the stack was read: `no_stop`, `stopped`, or `syscall_only`, without any.
-    #[schemars(extend("x-column" = "METHOD"))]
-    pub method: &'static str,
-    /// Whether it reaches the outermost frame, with no frame guessed.
-    #[schemars(extend("x-column" = "COMPLETE"))]
-    pub complete: bool,
-    /// Why there are no more frames: `root`, `truncated`, `needs_register`,
-    /// `no_unwind_info`, `malformed_unwind_info`, `not_code`, `unreadable_stack`,
-    /// `no_progress`; absent without a stack.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub end: Option<&'static str>,
-    /// The frames, innermost first.
-    #[schemars(extend("x-lines" = true))]
-    pub frames: Vec<Frame>,
-    /// The functions of the kernel that it is in, innermost first, as
-    /// `name+offset/size`; only with `--kernel`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub kernel_frames: Vec<Text>,
-}
-
-/// One thread.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Thread {
-    /// Thread ID.
-    #[schemars(extend("x-column" = "TID"))]
-    pub tid: u32,
-    /// Its name (`comm`).
-    #[schemars(extend("x-column" = "NAME"))]
-    pub name: Text,
-    /// The arguments of the system call, as its six registers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub arguments: Option<[Hex; 6]>,
-    /// The kernel function that it sleeps in (`wchan`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub wait_channel: Option<Text>,
-    /// What it waits for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub wait: Option<Box<Wait>>,
-    /// The same in words, for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-column" = "WAITS FOR"))]
-    pub waits_for: Option<Text>,
-}
-
-/// Totals over the threads.
-#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
-pub struct Summary {
-    /// Threads seen.
-    pub threads: u64,
-    /// Threads with a complete stack.
-    pub complete: u64,
-    /// Threads by how their stack was read.
-    pub methods: BTreeMap<&'static str, u64>,
-    /// Threads by the system call that they wait in.
-    pub system_calls: BTreeMap<String, u64>,
-    /// The locks that are waited for, by address; only with `--locks`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub locks: Option<Vec<Contended>>,
-    /// What is wrong: deadlocks, by the lowest thread ID in each.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub findings: Vec<Finding>,
 }
 
 impl Collector for Stacks {
@@ -204,7 +132,7 @@ pthread_join.
         let mut findings = Vec::new();
         let rows = {
             let mut rows = rows;
-            let mut after = After { run, process: &process, stills, policy: options.stop };
+            let after = After { run, process: &process, stills };
             after.identify(&mut rows);
             if !options.no_sockets {
                 join_sockets(run, &mut rows, &mut gaps);
@@ -274,6 +202,9 @@ impl<'r> Dump<'_, 'r> {
             }
             let Ok(thread) = self.process.thread(*tid) else { continue };
             rows.extend(self.thread(*tid, &thread, inside.as_mut()));
+        }
+        if let Some(inside) = &mut inside {
+            self.gaps.extend(inside.code.take_limits());
         }
         Ok(rows)
     }
@@ -427,150 +358,6 @@ fn kernel_frames(text: &[u8]) -> Vec<Text> {
         .collect()
 }
 
-/// What is done when all threads were looked at.
-struct After<'a, 'r> {
-    run: &'a Run,
-    process: &'a Process<'r>,
-    stills: HashMap<u32, Stillness>,
-    policy: Stop,
-}
-
-impl After<'_, '_> {
-    /// Says of each futex which lock it is a part of.
-    fn identify(&mut self, rows: &mut [Noted<Row>]) {
-        let has_futex = |row: &Noted<Row>| row.value.threads.iter().any(|one| futex_of(one).is_some());
-        if !rows.iter().any(has_futex) {
-            return;
-        }
-        let threads = self.threads(rows);
-        for row in rows {
-            let functions = function_names(&row.value.frames);
-            let thread = row.value.threads.first_mut();
-            if let Some(futex) = thread.and_then(|one| one.wait.as_mut()).and_then(|wait| wait.futex.as_mut()) {
-                futex.lock = wait::identify(futex, &functions, &threads);
-            }
-        }
-    }
-
-    /// The threads by the IDs that the target knows them by.
-    fn threads(&self, rows: &[Noted<Row>]) -> Threads {
-        let mut buffer = Vec::with_capacity(4096);
-        let is_nested = self.process.status(&mut buffer).is_ok_and(|status| status.nspid.len() > 1);
-        let mut threads = Threads::default();
-        for thread in rows.iter().flat_map(|row| &row.value.threads) {
-            let inner = if is_nested {
-                let read = self.process.thread(thread.tid).and_then(|one| one.read_piece("status", &mut buffer));
-                read.ok().and_then(|()| parse::status(&buffer)).and_then(|status| status.nspid.last().copied())
-            } else {
-                Some(thread.tid)
-            };
-            if let Some(inner) = inner {
-                threads.by_inner_tid.insert(inner, (thread.tid, thread.name.clone()));
-            }
-        }
-        threads
-    }
-
-    /// The threads that wait for a lock, by thread ID; their frames are not copied.
-    fn waiters(&self, rows: &[Noted<Row>]) -> Vec<Party> {
-        let threads = rows.iter().flat_map(|row| &row.value.threads);
-        let mut waiters: Vec<Party> = threads
-            .filter_map(|thread| {
-                let lock = futex_of(thread)?.lock.clone()?;
-                let timed = thread.wait.as_ref().is_some_and(|wait| wait.timeout.is_some());
-                Some(Party { tid: thread.tid, name: thread.name.clone(), lock, timed, frames: Vec::new() })
-            })
-            .collect();
-        waiters.sort_by_key(|waiter| waiter.tid);
-        waiters
-    }
-
-    fn is_about_locks(&self, row: &Row, waiters: &[Party]) -> bool {
-        let is_party = |tid| waiters.iter().any(|party| party.tid == tid || party.waits_for() == Some(tid));
-        row.threads.iter().any(|thread| is_party(thread.tid))
-    }
-
-    /// The cycles that are still there at a second look.
-    fn deadlocks(&self, rows: &[Noted<Row>], waiters: &[Party]) -> Vec<Finding> {
-        let mut found = Vec::new();
-        for cycle in locks::cycles(waiters) {
-            if !cycle.iter().all(|at| self.has_stayed(rows, &waiters[*at])) {
-                continue;
-            }
-            let parties = cycle.into_iter().map(|at| {
-                let mut party = waiters[at].clone();
-                party.frames = row_of(rows, party.tid).map_or_else(Vec::new, |row| row.frames.clone());
-                party
-            });
-            found.push(locks::finding(parties.collect()));
-        }
-        found
-    }
-
-    /// Whether `party` is in the same call, has not run, and its lock has the same
-    /// holder.
-    fn has_stayed(&self, rows: &[Noted<Row>], party: &Party) -> bool {
-        let Some(still) = self.stills.get(&party.tid) else { return false };
-        let Ok(thread) = self.process.thread(party.tid) else { return false };
-        let stays = match self.policy {
-            // Holding a blocked thread makes it run: it must come back to its call.
-            Stop::Consistent => (0..50).any(|turn| {
-                (turn == 0 || self.run.wait(Duration::from_millis(1)).is_ok()) && still.is_in_same_call(&thread)
-            }),
-            _ => still.holds(&thread),
-        };
-        let again = || {
-            let memory = self.process.memory().ok()?;
-            let wait = Waits { memory: Some(&memory), links: None }.of(still.blocked()?)?;
-            let row = row_of(rows, party.tid)?;
-            let threads = self.threads(rows);
-            wait::identify(wait.futex.as_deref()?, &function_names(&row.frames), &threads)
-        };
-        stays && again().is_some_and(|lock| lock.owner == party.lock.owner && lock.address == party.lock.address)
-    }
-}
-
-fn futex_of(thread: &Thread) -> Option<&wait::Futex> {
-    thread.wait.as_ref()?.futex.as_deref()
-}
-
-fn row_of(rows: &[Noted<Row>], tid: u32) -> Option<&Row> {
-    rows.iter().map(|row| &row.value).find(|row| row.threads.iter().any(|thread| thread.tid == tid))
-}
-
-fn function_names(frames: &[Frame]) -> Vec<&str> {
-    frames.iter().filter_map(|frame| frame.function.as_ref().map(Text::as_str)).collect()
-}
-
-/// Says of each socket that a thread waits for what it is connected to.
-fn join_sockets(run: &Run, rows: &mut [Noted<Row>], gaps: &mut Vec<Gap>) {
-    let descriptors = |rows: &mut [Noted<Row>], each: &mut dyn FnMut(&mut wait::Descriptor)| {
-        let threads = rows.iter_mut().flat_map(|row| &mut row.value.threads);
-        threads.filter_map(|thread| thread.wait.as_mut()).flat_map(|wait| &mut wait.descriptors).for_each(each);
-    };
-    let mut wanted = HashSet::new();
-    descriptors(rows, &mut |one| wanted.extend(one.socket_inode()));
-    if wanted.is_empty() {
-        return;
-    }
-    match sockets::by_inode(run, &wanted) {
-        Ok((found, about_tables)) => {
-            descriptors(rows, &mut |one| {
-                one.socket = one.socket_inode().and_then(|inode| found.get(&inode)).cloned().map(Box::new);
-            });
-            let at = "/rows/-/threads/-/wait/descriptors/-/socket".to_owned();
-            gaps.extend(about_tables.into_iter().map(|gap| Gap { at: at.clone(), ..gap }));
-        }
-        Err(failure) => gaps.push(run.gap("/rows/-/threads/-/wait/descriptors/-/socket", &failure)),
-    }
-}
-
-fn put_words(row: &mut Row) {
-    for thread in &mut row.threads {
-        thread.waits_for = thread.wait.as_ref().map(|wait| wait.words());
-    }
-}
-
 /// The name of a system call; its number where this build does not know it.
 pub(crate) fn call_name(call: Call) -> Text {
     let known = usize::try_from(call.number).ok().and_then(Sysno::new);
@@ -602,56 +389,6 @@ fn why_incomplete(seen: &Seen, state: u8) -> Option<Gap> {
     });
     gap.remedy = remedy.map(str::to_owned);
     Some(gap)
-}
-
-/// Joins the rows that tell the same: those with the most threads first, then by
-/// their first thread. A row with other gaps is not the same.
-fn grouped(rows: Vec<Noted<Row>>) -> Vec<Noted<Row>> {
-    let mut groups: Vec<Noted<Row>> = Vec::new();
-    let mut index: HashMap<Key, usize> = HashMap::new();
-    for row in rows {
-        let key = Key::of(&row);
-        match index.get(&key) {
-            Some(&at) => {
-                groups[at].value.count += row.value.count;
-                groups[at].value.threads.extend(row.value.threads);
-            }
-            None => {
-                index.insert(key, groups.len());
-                groups.push(row);
-            }
-        }
-    }
-    groups.sort_by_key(|row| (std::cmp::Reverse(row.value.count), row.value.threads.first().map(|thread| thread.tid)));
-    groups
-}
-
-/// What two threads have in common that are one row.
-#[derive(PartialEq, Eq, Hash)]
-struct Key {
-    state: &'static str,
-    system_call: Option<Text>,
-    method: &'static str,
-    end: Option<&'static str>,
-    addresses: Vec<u64>,
-    kernel_frames: Vec<Text>,
-    gaps: Vec<(String, Reason, Option<String>)>,
-}
-
-impl Key {
-    fn of(row: &Noted<Row>) -> Self {
-        // Gaps name the thread's own files; what they say is what counts.
-        let gaps = row.gaps.iter().map(|gap| (gap.at.clone(), gap.reason, gap.errno.clone())).collect();
-        Self {
-            state: row.value.state,
-            system_call: row.value.system_call.clone(),
-            method: row.value.method,
-            end: row.value.end,
-            addresses: row.value.frames.iter().map(|frame| frame.address.0).collect(),
-            kernel_frames: row.value.kernel_frames.clone(),
-            gaps,
-        }
-    }
 }
 
 fn summarize(rows: &[Row]) -> Summary {

@@ -1,9 +1,10 @@
 //! One capture, from the first packet to the answer.
 
+use std::thread::Scope;
 use std::time::Duration;
 
 use agent_model::{Gap, Gathered, Reason};
-use agent_system::capture::{Capture, CaptureOptions, Counts, Packet};
+use agent_system::capture::{Capture, CaptureOptions, Counts, Packet, may_capture};
 use agent_system::interrupt::{Interrupted, Interrupts};
 use agent_system::{Failure, Run, clock};
 
@@ -12,7 +13,7 @@ use super::data::Packets;
 use super::decode::{decode, link_name};
 use super::keep::{self, Ring};
 use super::options::Options;
-use super::owners::Sockets;
+use super::owners::{Sockets, Table};
 use super::summary::{Noticed, Watch};
 use super::writer::Writer;
 
@@ -41,6 +42,7 @@ pub(crate) struct Look<'r> {
     options: &'r Options,
     capture: Capture<'r>,
     interrupts: Interrupts,
+    table: Option<Table>,
 }
 
 /// What changes as packets come.
@@ -48,7 +50,7 @@ struct Taken<'r> {
     options: &'r Options,
     link_type: u16,
     watch: Watch,
-    sockets: Option<Sockets<'r>>,
+    sockets: Option<Sockets>,
     writer: Option<Writer>,
     ring: Option<Ring>,
     ended: Option<Ended>,
@@ -65,6 +67,9 @@ impl<'r> Look<'r> {
     pub(crate) fn open(run: &'r Run, options: &'r Options) -> Result<Self, Failure> {
         // Signals first: from now on there is always an answer.
         let interrupts = Interrupts::watch(run)?;
+        may_capture(run)?;
+        // Before packets come, which would have to wait.
+        let table = (!options.no_owners).then(|| Table::read(run));
         let capture = Capture::open(
             run,
             &CaptureOptions {
@@ -76,11 +81,18 @@ impl<'r> Look<'r> {
                 is_for_old_tools: run.format() == Some("pcap"),
             },
         )?;
-        Ok(Self { run, options, capture, interrupts })
+        Ok(Self { run, options, capture, interrupts, table })
     }
 
     /// Captures.
-    pub(crate) fn run(mut self) -> Result<Gathered<Packets>, Failure> {
+    pub(crate) fn run(self) -> Gathered<Packets> {
+        std::thread::scope(|scope| self.run_in(scope))
+    }
+
+    fn run_in<'s>(mut self, scope: &'s Scope<'s, '_>) -> Gathered<Packets>
+    where
+        'r: 's,
+    {
         let (run, options) = (self.run, self.options);
         let began_us = clock::boot_us();
         let link_type = self.capture.link_type();
@@ -101,18 +113,16 @@ impl<'r> Look<'r> {
             Ok(writer) => taken.writer = writer,
             Err(_) => taken.ended = Some(Ended::OutputClosed),
         }
-        if !options.no_owners {
-            taken.sockets = Some(Sockets::new(run));
-        }
+        taken.sockets = self.table.take().map(|table| Sockets::new(scope, run, table));
         let failure = self.take_all(&mut taken, began_us.saturating_add(options.for_us)).err();
         if failure.is_some() {
             taken.ended = Some(Ended::InterfaceLost);
         }
         let counts = self.capture.counts();
         if let Some(sockets) = &mut taken.sockets {
-            sockets.refresh(&mut taken.watch.flows, true);
+            sockets.finish(&mut taken.watch.flows);
         }
-        Ok(taken.finish(run, counts, failure.as_ref()))
+        taken.finish(run, counts, failure.as_ref())
     }
 
     /// Takes packets until the end.
@@ -173,9 +183,6 @@ impl Taken<'_> {
             && let Some(flow) = self.watch.flows.get_mut(placed.flow)
         {
             sockets.name(flow);
-            if flow.owners.iter().all(Option::is_none) {
-                sockets.missed();
-            }
         }
         let kept = if self.options.payload {
             packet.bytes.len()
@@ -211,7 +218,7 @@ impl Taken<'_> {
             self.ended = Some(Ended::OutputClosed);
         }
         if let Some(sockets) = &mut self.sockets {
-            sockets.refresh(&mut self.watch.flows, false);
+            sockets.refresh(&mut self.watch.flows);
         }
     }
 
@@ -245,7 +252,7 @@ impl Taken<'_> {
         // Where every flow has an owner nothing is missing.
         let is_missing = data.summary.as_ref().is_some_and(|summary| summary.without_owner > 0);
         if let Some(sockets) = self.sockets.as_ref().filter(|_| is_missing) {
-            gaps.extend(sockets.gaps());
+            gaps.extend(sockets.gaps(run));
         }
         gaps.extend(elsewhere(run));
         Gathered { data, gaps }

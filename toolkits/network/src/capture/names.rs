@@ -33,6 +33,8 @@ struct Asked {
 
 type Key = (Question, IpAddr);
 type Exchange = (Place, Place, u16);
+/// The name that was meant, and who asked.
+type Searched = (Vec<u8>, IpAddr);
 
 /// All that was asked and answered.
 #[derive(Debug, Default)]
@@ -41,7 +43,7 @@ pub(crate) struct Names {
     pending: HashMap<Exchange, (Question, u64)>,
     order: VecDeque<Exchange>,
     denials: HashMap<IpAddr, VecDeque<(Question, u64)>>,
-    searches: BTreeMap<(Vec<u8>, IpAddr), (BTreeSet<Vec<u8>>, u64)>,
+    searches: BTreeMap<Searched, (BTreeSet<Vec<u8>>, u64)>,
     /// Questions that are not told, since there were too many.
     pub(crate) left_out: u64,
 }

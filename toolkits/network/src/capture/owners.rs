@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::Scope;
 
 use agent_model::Gap;
 use agent_system::sock_diag::SockDiag;
@@ -56,8 +58,8 @@ fn socket(answer: &[u8]) -> Option<Socket> {
 }
 
 /// The socket table, and who owns what is in it.
-pub(crate) struct Sockets<'r> {
-    run: &'r Run,
+#[derive(Default)]
+pub(crate) struct Table {
     local: Vec<IpAddr>,
     /// Connected sockets, by protocol, own place and peer.
     connected: HashMap<(u8, Place, Place), u64>,
@@ -65,54 +67,26 @@ pub(crate) struct Sockets<'r> {
     bound: HashMap<(u8, Place), u64>,
     holders: Holders,
     owners: HashMap<u64, Arc<Owner>>,
-    next_us: u64,
-    /// Flows that came since the table was read.
-    is_stale: bool,
-    /// Why the table could not be read.
-    pub(crate) failure: Option<Failure>,
+    /// Why it could not be read, or not all of it.
+    failure: Option<Failure>,
+    /// How long reading took.
+    cost_us: u64,
 }
 
-impl<'r> Sockets<'r> {
-    /// Reads the table.
-    pub(crate) fn new(run: &'r Run) -> Self {
-        let interfaces = capture::interfaces(run).unwrap_or_default();
-        let mut sockets = Self {
-            run,
-            local: interfaces.into_iter().flat_map(|interface| interface.addresses).collect(),
-            connected: HashMap::new(),
-            bound: HashMap::new(),
-            holders: Holders::default(),
-            owners: HashMap::new(),
-            next_us: 0,
-            is_stale: false,
-            failure: None,
-        };
-        sockets.read();
-        sockets
-    }
-
-    /// Gaps for the processes whose descriptors could not be read.
-    pub(crate) fn gaps(&self) -> Vec<Gap> {
-        let mut gaps = self.holders.gaps(self.run);
-        gaps.extend(self.failure.iter().map(|failure| self.run.gap("/rows", failure)));
-        gaps
-    }
-
-    fn read(&mut self) {
+impl Table {
+    /// Reads it.
+    pub(crate) fn read(run: &Run) -> Self {
         let began_us = clock::boot_us();
-        if let Err(failure) = self.try_read() {
-            self.failure = Some(failure);
-        }
-        self.is_stale = false;
-        let now_us = clock::boot_us();
-        self.next_us = now_us + LEAST_PAUSE_US.max(now_us.saturating_sub(began_us) * SHARE);
+        let interfaces = capture::interfaces(run).unwrap_or_default();
+        let mut table = Self::default();
+        table.local.extend(interfaces.into_iter().flat_map(|interface| interface.addresses));
+        table.failure = table.try_read(run).err();
+        table.cost_us = clock::boot_us().saturating_sub(began_us);
+        table
     }
 
-    fn try_read(&mut self) -> Result<(), Failure> {
-        let mut diag = SockDiag::open(self.run)?;
-        self.connected.clear();
-        self.bound.clear();
-        self.owners.clear();
+    fn try_read(&mut self, run: &Run) -> Result<(), Failure> {
+        let mut diag = SockDiag::open(run)?;
         for protocol in [6, 17] {
             for family in [AF_INET, AF_INET6] {
                 diag.dump(&request(family, protocol), |answer| {
@@ -122,7 +96,7 @@ impl<'r> Sockets<'r> {
                 })?;
             }
         }
-        let walk = Walk::new(self.run)?;
+        let walk = Walk::new(run)?;
         walk.work();
         self.holders = walk.finish();
         Ok(())
@@ -158,7 +132,7 @@ impl<'r> Sockets<'r> {
     }
 
     /// Names the owners of a flow, as far as they are not known.
-    pub(crate) fn name(&mut self, flow: &mut Flow) {
+    fn name(&mut self, flow: &mut Flow) {
         let ends = flow.ends();
         for side in 0..2 {
             if flow.owners[side].is_some() {
@@ -176,23 +150,80 @@ impl<'r> Sockets<'r> {
             flow.owners[side] = Some(owner);
         }
     }
+}
 
-    /// Notes that there is a flow whose owners are not known.
-    pub(crate) fn missed(&mut self) {
-        self.is_stale = true;
+/// The owners of flows. The table is read by another thread, so that packets need
+/// not wait.
+pub(crate) struct Sockets {
+    table: Table,
+    ask: Sender<()>,
+    answer: Receiver<Table>,
+    is_asked: bool,
+    is_stale: bool,
+    next_us: u64,
+}
+
+impl Sockets {
+    /// Owners by `table`, which a thread of `scope` reads again when that is needed.
+    pub(crate) fn new<'s>(scope: &'s Scope<'s, '_>, run: &'s Run, table: Table) -> Self {
+        let (ask, asked) = channel();
+        let (tell, answer) = channel();
+        // It ends when the other end of either channel is gone.
+        scope.spawn(move || {
+            while asked.recv().is_ok() {
+                if tell.send(Table::read(run)).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { table, ask, answer, is_asked: false, is_stale: false, next_us: 0 }
     }
 
-    /// Reads the table again if that is worth it, and names the owners of all flows.
-    /// `is_last`: now, if ever.
-    pub(crate) fn refresh(&mut self, flows: &mut Flows, is_last: bool) {
-        if !self.is_stale || (!is_last && clock::boot_us() < self.next_us) || self.run.is_over() {
-            return;
-        }
-        self.read();
-        for flow in flows.iter_mut() {
-            if flow.owners.iter().any(Option::is_none) {
-                self.name(flow);
+    /// Gaps for the processes whose descriptors could not be read.
+    pub(crate) fn gaps(&self, run: &Run) -> Vec<Gap> {
+        let mut gaps = self.table.holders.gaps(run);
+        gaps.extend(self.table.failure.iter().map(|failure| run.gap("/rows", failure)));
+        gaps
+    }
+
+    /// Names the owners of a new flow, or notes that it has none that are known.
+    pub(crate) fn name(&mut self, flow: &mut Flow) {
+        self.table.name(flow);
+        self.is_stale |= flow.owners.iter().all(Option::is_none);
+    }
+
+    /// Takes a table that was read meanwhile, or asks for one if that is worth it.
+    pub(crate) fn refresh(&mut self, flows: &mut Flows) {
+        if self.is_asked {
+            if let Ok(table) = self.answer.try_recv() {
+                self.take(table, flows);
             }
+        } else if self.is_stale && clock::boot_us() >= self.next_us && self.ask.send(()).is_ok() {
+            (self.is_asked, self.is_stale) = (true, false);
+        }
+    }
+
+    /// Looks a last time, if there is anything to look for.
+    pub(crate) fn finish(&mut self, flows: &mut Flows) {
+        if self.is_asked
+            && let Ok(table) = self.answer.recv()
+        {
+            self.take(table, flows);
+        }
+        if self.is_stale
+            && self.ask.send(()).is_ok()
+            && let Ok(table) = self.answer.recv()
+        {
+            self.take(table, flows);
+        }
+    }
+
+    fn take(&mut self, table: Table, flows: &mut Flows) {
+        self.table = table;
+        self.is_asked = false;
+        self.next_us = clock::boot_us() + LEAST_PAUSE_US.max(self.table.cost_us * SHARE);
+        for flow in flows.iter_mut().filter(|flow| flow.owners.iter().any(Option::is_none)) {
+            self.table.name(flow);
         }
     }
 }

@@ -479,8 +479,7 @@ mod tests {
     #[test]
     fn whatever_comes_is_counted_and_nothing_panics() {
         let mut random = Random(42);
-        let mut watch = Watch::default();
-        watch.flows = Flows::new(64);
+        let mut watch = Watch { flows: Flows::new(64), ..Watch::default() };
         let corpus = corpus();
         for time in 0..100_000 {
             let (link_type, packet) = &corpus[random.below(corpus.len())];

@@ -191,3 +191,135 @@ pub(crate) fn vsock_socket(answer: &[u8]) -> Option<Socket> {
     socket.cookie = halves_at(head, 24)?;
     Some(socket)
 }
+
+#[cfg(all(test, target_endian = "little"))]
+mod tests {
+    use super::super::recorded;
+    use super::*;
+    use serde_json::{Value, json};
+
+    const WHOLE: Depth = Depth { whole: true, volatile: true };
+
+    fn row(socket: Option<Socket>) -> Value {
+        serde_json::to_value(socket.expect("parses")).expect("serializable")
+    }
+
+    fn assert_has(row: &Value, members: Value) {
+        for (key, value) in members.as_object().expect("members") {
+            assert_eq!(row[key], *value, "{key} of {row}");
+        }
+    }
+
+    #[test]
+    fn reads_a_listener_and_its_backlog() {
+        let row = row(inet_socket(Protocol::Tcp, Depth::default(), &recorded::bytes(recorded::LISTENER)));
+        let inode = row["inode"].as_str().expect("an inode").to_owned();
+        assert_eq!(
+            row,
+            json!({"protocol": "tcp", "family": "ipv4", "state": "listen", "backlog": 3, "backlog_limit": 5,
+                "local_address": "127.0.0.1", "local_port": 4001, "uid": 0, "inode": inode, "cgroup_id": "1",
+                // It was asked for, and this much is shown without.
+                "drops": 0})
+        );
+    }
+
+    #[test]
+    fn reads_a_connection_from_inside() {
+        let row = row(inet_socket(Protocol::Tcp, WHOLE, &recorded::bytes(recorded::CONNECTION)));
+        assert_has(
+            &row,
+            json!({"state": "established", "receive_queue_bytes": 1000, "send_queue_bytes": 0, "local_port": 4001,
+                "remote_address": "127.0.0.1"}),
+        );
+        assert_has(
+            &row["tcp"],
+            json!({"congestion_control": "bbr", "congestion_state": "open", "bytes_received": 1000, "rto_us": 204_000,
+                "options": ["timestamps", "sack", "window_scale"], "send_window_scale": 10, "send_mss_bytes": 32768,
+                "path_mtu_bytes": 65535, "congestion_window": 10, "data_segments_received": 1, "reordering": 3,
+                "busy_us": 0}),
+        );
+        assert_eq!(row["tcp"].get("slow_start_threshold"), None);
+        assert_eq!(row["memory"]["receive_limit_bytes"], 131_072);
+        assert_eq!(row.get("timer"), None);
+    }
+
+    #[test]
+    fn reads_ipv6_datagrams_and_what_has_ended() {
+        let six = row(inet_socket(Protocol::Tcp, WHOLE, &recorded::bytes(recorded::CONNECTION6)));
+        assert_has(
+            &six,
+            json!({"family": "ipv6", "local_address": "::1", "remote_address": "::1", "local_port": 4002}),
+        );
+        let udp = row(inet_socket(Protocol::Udp, Depth::default(), &recorded::bytes(recorded::DATAGRAMS)));
+        assert_has(&udp, json!({"state": "unconnected", "receive_queue_bytes": 832, "local_port": 4101, "drops": 0}));
+        assert_eq!((udp.get("remote_address"), udp.get("memory")), (None, None));
+        let ended = row(inet_socket(Protocol::Tcp, WHOLE, &recorded::bytes(recorded::TIME_WAIT)));
+        assert_has(&ended, json!({"state": "time_wait", "remote_port": 4011}));
+        assert_eq!((ended.get("inode"), ended.get("tcp")), (None, None));
+        assert_eq!(ended["timer"]["kind"], "time_wait");
+        assert!(ended["timer"]["expires_us"].as_u64() > Some(50_000_000), "{ended}");
+    }
+
+    #[test]
+    fn reads_unix_sockets_with_any_name() {
+        let listener = row(unix_socket(WHOLE, &recorded::bytes(recorded::UNIX_LISTENER)));
+        assert_has(&listener, json!({"type": "stream", "state": "listen", "backlog": 1, "backlog_limit": 7, "uid": 0}));
+        let path = listener["path"].as_str().expect("a path");
+        assert!(path.ends_with("/a b\\x0ac\\x1b[31m\\\\\\xff"), "{path}");
+        assert!(listener["file_inode"].is_string() && listener["file_device"] == "254:0", "{listener}");
+        let accepted = row(unix_socket(WHOLE, &recorded::bytes(recorded::UNIX_ABSTRACT)));
+        assert_has(
+            &accepted,
+            json!({"state": "established", "receive_queue_bytes": 33, "abstract_name": "agent.\\x0a\\x1b[2J\\x00tail\\xfe"}),
+        );
+        assert!(accepted["peer_inode"].is_string() && accepted.get("path").is_none());
+    }
+
+    #[test]
+    fn truncated_and_random_answers_never_panic() {
+        let all = [recorded::LISTENER, recorded::CONNECTION, recorded::UNIX_LISTENER, recorded::TIME_WAIT];
+        let mut seed = 7_u64;
+        for bytes in all.map(recorded::bytes) {
+            for end in 0..bytes.len() {
+                let cut = &bytes[..end];
+                let mut noise = cut.to_vec();
+                for byte in &mut noise {
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    *byte ^= (seed >> 58) as u8;
+                }
+                for answer in [cut, &noise] {
+                    for socket in
+                        [inet_socket(Protocol::Tcp, WHOLE, answer), unix_socket(WHOLE, answer), vsock_socket(answer)]
+                    {
+                        let _ = serde_json::to_value(socket);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reads_a_vsock_listener() {
+        let mut answer = vec![40, 1, 10, 0];
+        for word in [3_u32, 1024, u32::MAX, u32::MAX, 77, 5, 6] {
+            answer.extend(word.to_ne_bytes());
+        }
+        assert_eq!(
+            row(vsock_socket(&answer)),
+            json!({"protocol": "vsock", "family": "vsock", "type": "stream", "state": "listen", "local_address": "3",
+                "local_port": 1024, "inode": "77"})
+        );
+    }
+
+    #[test]
+    fn only_what_is_shown_is_asked_for() {
+        let ask = |protocol, depth| inet_request(protocol, Family::Ipv4, 1 << 10, depth).expect("a request");
+        let brief = ask(Protocol::Tcp, Depth::default());
+        assert_eq!((brief.len(), &brief[..8]), (56, &[2, 6, 0b1010, 0, 0, 4, 0, 0][..]));
+        assert_eq!(ask(Protocol::Tcp, WHOLE)[2], 0b100_1010);
+        assert_eq!(ask(Protocol::Udp, Depth::default())[2], 0b100_0000);
+        // Multipath TCP's number does not fit: an attribute has it.
+        assert_eq!(ask(Protocol::Mptcp, WHOLE)[56..], [8, 0, 3, 0, 6, 1, 0, 0]);
+        assert_eq!(inet_request(Protocol::Unix, Family::Ipv4, 1, WHOLE), None);
+    }
+}

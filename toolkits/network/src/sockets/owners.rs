@@ -84,6 +84,8 @@ pub(crate) struct Holders {
     own: BTreeSet<u64>,
     /// The processes whose descriptors could not be read, and why.
     unread: Vec<(u32, Failure)>,
+    /// That there are processes which cannot even be seen.
+    hidden: Option<Failure>,
 }
 
 impl Holders {
@@ -93,7 +95,7 @@ impl Holders {
         let held = &self.table.held;
         let first = held.partition_point(|held| held.inode < inode);
         let count = if inode == 0 { 0 } else { held[first..].partition_point(|held| held.inode == inode) };
-        if count == 0 && inode != 0 && !self.unread.is_empty() {
+        if count == 0 && inode != 0 && (self.hidden.is_some() || !self.unread.is_empty()) {
             return None;
         }
         Some(Owners { table: Arc::clone(&self.table), first: first as u32, count: count as u32 })
@@ -125,7 +127,9 @@ impl Holders {
                 None => groups.push((gap, vec![*pid])),
             }
         }
-        groups.into_iter().map(|(gap, pids)| gap.detail(unread(&pids))).collect()
+        let hidden =
+            self.hidden.iter().map(|failure| run.gap("/rows", failure).detail("hidden processes may hold sockets"));
+        hidden.chain(groups.into_iter().map(|(gap, pids)| gap.detail(unread(&pids)))).collect()
     }
 }
 
@@ -241,7 +245,7 @@ impl<'r> Walk<'r> {
         found.unread.sort_unstable_by_key(|(pid, _)| *pid);
         found.unread.dedup_by_key(|(pid, _)| *pid);
         let table = Table { held: found.held, names: found.names };
-        Holders { table: Arc::new(table), own: found.own, unread: found.unread }
+        Holders { table: Arc::new(table), own: found.own, unread: found.unread, hidden: self.run.hidden() }
     }
 
     /// Reads the descriptors of `pid`; the chunks are those that it has left over.
@@ -355,6 +359,7 @@ mod tests {
             table: Arc::new(Table { held, names }),
             own: own.iter().copied().collect(),
             unread: if is_complete { Vec::new() } else { vec![(9, failure)] },
+            hidden: None,
         }
     }
 
@@ -376,6 +381,8 @@ mod tests {
     fn nobody_is_only_said_when_everybody_was_asked() {
         assert_eq!(list(&holders(&[(5, 8, 3)], &[], true), 6), Some(vec![]));
         assert_eq!(list(&holders(&[(5, 8, 3)], &[], false), 6), None);
+        let hidden = Holders { hidden: Some(Failure::new("/proc", Cause::Exited)), ..holders(&[], &[], true) };
+        assert_eq!(list(&hidden, 6), None);
         assert_eq!(list(&holders(&[(5, 8, 3)], &[], false), 5), Some(vec![(8, 3)]));
         assert_eq!(list(&holders(&[(5, 8, 3)], &[], false), 0), Some(vec![]), "without an inode nobody can hold it");
     }

@@ -203,23 +203,12 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Its inode number, by which descriptors name it; `None` for one that no process
-    /// has.
-    pub fn inode(&self) -> Option<u64> {
-        (self.inode != 0).then_some(self.inode)
-    }
-
     /// Of a unix socket, the inode number of its peer.
     pub fn peer_inode(&self) -> Option<u64> {
         match &self.detail {
             Detail::Unix(unix) if unix.peer_inode != 0 => Some(unix.peer_inode.into()),
             _ => None,
         }
-    }
-
-    /// Who holds it; `None` where that was not asked for, or could not be told.
-    pub fn owners(&self) -> Option<&Owners> {
-        self.owners.as_ref()
     }
 
     /// A socket of which nothing else is known.

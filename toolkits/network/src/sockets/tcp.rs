@@ -424,8 +424,9 @@ fn congestion_state(state: u8) -> &'static str {
 mod tests {
     use super::*;
 
-    /// A connection on the loopback interface, as Linux 6.18 has given it.
-    fn recorded() -> Vec<u8> {
+    /// One in which every field that is looked at differs; see `recorded.rs` for a real
+    /// one.
+    fn made_up() -> Vec<u8> {
         let mut bytes = vec![0; 280];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
         put(0, &[1, 3, 2, 1, 4, 0b10_0111, 0x7a, 1]);
@@ -444,7 +445,7 @@ mod tests {
 
     #[test]
     fn reads_the_fields_at_their_offsets() {
-        let tcp = Tcp::whole(&recorded());
+        let tcp = Tcp::whole(&made_up());
         assert_eq!((tcp.retransmits, tcp.probes, tcp.backoff), (Some(2), Some(1), Some(4)));
         assert_eq!((tcp.send_window_scale, tcp.receive_window_scale), (Some(10), Some(7)));
         assert_eq!((tcp.rto_us, tcp.unacked, tcp.lost, tcp.rtt_us), (Some(204_000), Some(5), Some(6), Some(23)));
@@ -456,7 +457,7 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_or_has_no_limit_is_absent() {
-        let tcp = Tcp::whole(&recorded());
+        let tcp = Tcp::whole(&made_up());
         assert_eq!(
             (tcp.slow_start_threshold, tcp.min_rtt_us, tcp.max_pacing_rate_bytes_per_second),
             (None, None, None)
@@ -465,7 +466,7 @@ mod tests {
 
     #[test]
     fn what_ticks_is_only_there_on_demand() {
-        let (bytes, mut tcp) = (recorded(), Tcp::whole(&recorded()));
+        let (bytes, mut tcp) = (made_up(), Tcp::whole(&made_up()));
         assert_eq!((tcp.busy_us, tcp.last_data_sent_us, tcp.last_data_received_us), (None, None, None));
         tcp.add_volatile(&bytes);
         assert_eq!((tcp.busy_us, tcp.last_data_sent_us, tcp.last_data_received_us), (Some(99), Some(7000), Some(8000)));
@@ -474,20 +475,20 @@ mod tests {
     #[test]
     fn the_brief_look_is_a_part_of_the_whole() {
         let json = |tcp: Tcp| serde_json::to_value(tcp).expect("serializable");
-        let (brief, whole) = (json(Tcp::brief(&recorded())), json(Tcp::whole(&recorded())));
+        let (brief, whole) = (json(Tcp::brief(&made_up())), json(Tcp::whole(&made_up())));
         let brief = brief.as_object().expect("an object");
         assert!(brief.len() > 10 && brief.iter().all(|(key, value)| whole[key] == *value));
     }
 
     #[test]
     fn an_older_kernel_has_fewer_fields_and_nothing_panics() {
-        let bytes = recorded();
+        let bytes = made_up();
         for end in 0..bytes.len() {
             let _ = (Tcp::brief(&bytes[..end]), Tcp::whole(&bytes[..end]));
         }
         let old = Tcp::whole(&bytes[..104]);
         assert_eq!((old.rtt_us, old.bytes_acked, old.rto_total), (Some(23), None, None));
-        assert_eq!(Tcp::whole(&[bytes, vec![1; 64]].concat()), Tcp::whole(&recorded()), "a newer kernel has more");
+        assert_eq!(Tcp::whole(&[bytes, vec![1; 64]].concat()), Tcp::whole(&made_up()), "a newer kernel has more");
     }
 
     #[test]

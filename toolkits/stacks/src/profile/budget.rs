@@ -73,7 +73,7 @@ impl Allowance {
 /// half of its turn, at a place that never repeats (multiples of the golden ratio).
 pub(super) fn time_of(tick: u64, period_us: u64) -> u64 {
     const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-    let fraction = (tick.wrapping_mul(GOLDEN) >> 32) * (period_us / 2) >> 32;
+    let fraction = ((tick.wrapping_mul(GOLDEN) >> 32) * (period_us / 2)) >> 32;
     tick.saturating_mul(period_us).saturating_add(period_us / 4 + fraction)
 }
 

@@ -340,6 +340,7 @@ impl<'a, 'r> Sampler<'a, 'r> {
         rows.sort_by_cached_key(|row| {
             (std::cmp::Reverse(row.time_us), row.state, row.thread.as_ref().map(|thread| thread.tid), addresses(row))
         });
+        self.gaps.extend(self.code.take_limits());
         let is_used = |start: u64, end: u64| {
             rows.iter().flat_map(|row| &row.frames).any(|frame| (start..=end).contains(&frame.address.0))
         };

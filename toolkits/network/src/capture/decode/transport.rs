@@ -239,19 +239,19 @@ fn icmp<'a>(into: &mut Decoded<'a>, rest: Rest<'a>, is_v6: bool) -> Step<()> {
     } else if (is_v6, kind, code) == (false, 3, 4) {
         icmp.mtu_bytes = Some(u16_at(head, 6).into());
     }
-    if icmp.is_error() {
-        if let Some((ip, payload)) = network::quoted(after.bytes) {
-            // The first 8 bytes of what it carried (RFC 792): ports, and a length or a
-            // sequence number.
-            icmp.quoted_bytes = after.bytes.len() - payload.len() + payload.len().min(8);
-            icmp.about = Some(Embedded {
-                source: ip.source,
-                destination: ip.destination,
-                protocol: ip.protocol,
-                ports: (matches!(ip.protocol, 6 | 17 | 132 | 136) && payload.len() >= 4)
-                    .then(|| (u16_at(payload, 0), u16_at(payload, 2))),
-            });
-        }
+    if icmp.is_error()
+        && let Some((ip, payload)) = network::quoted(after.bytes)
+    {
+        // The first 8 bytes of what it carried (RFC 792): ports, and a length or a
+        // sequence number.
+        icmp.quoted_bytes = after.bytes.len() - payload.len() + payload.len().min(8);
+        icmp.about = Some(Embedded {
+            source: ip.source,
+            destination: ip.destination,
+            protocol: ip.protocol,
+            ports: (matches!(ip.protocol, 6 | 17 | 132 | 136) && payload.len() >= 4)
+                .then(|| (u16_at(payload, 0), u16_at(payload, 2))),
+        });
     }
     into.transport = Transport::Icmp(icmp);
     into.settle(after);

@@ -1,0 +1,193 @@
+//! Stacks and profiles beside eu-stack, gdb and py-spy, in one run: `cargo bench --bench stacks`.
+//!
+//! Agent and peer run alternately on the same threads, output discarded for both; medians are compared, and only the
+//! ratios carry over to another machine. A profile is measured by what it says that it cost, and by what a busy target
+//! gets done with it and without it, in pairs.
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a bench: it runs programs and prints")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const AGENT: &str = env!("CARGO_BIN_EXE_agent");
+
+/// Pairs of runs.
+const PAIRS: usize = 5;
+
+fn main() {
+    // `cargo test --benches` only wants to know that it starts.
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    println!("{:<36} {:>10} {:>10} {:>7} {:>7} {:>11}", "dump", "agent", "peer", "ratio", "stops", "stopped");
+    for threads in ["50", "500"] {
+        let mut command = Command::new(agent_targets::build("threads", &["-O2"]));
+        let target = Target::new(command.arg(threads));
+        let pid = target.pid();
+        compare(&format!("{threads} blocked: eu-stack"), &pid, &[], Command::new("eu-stack").args(["-p", &pid]));
+        let mut gdb = Command::new("gdb");
+        gdb.args(["-p", &pid, "-batch", "-nx", "-ex", "set pagination off", "-ex", "thread apply all bt"]);
+        compare(&format!("{threads} blocked: gdb"), &pid, &[], &mut gdb);
+        compare(
+            &format!("{threads} at one instant: eu-stack"),
+            &pid,
+            &["--stop", "consistent", "--stop-budget", "10s"],
+            Command::new("eu-stack").args(["-p", &pid]),
+        );
+    }
+    let script = "import threading, time\n\
+        for n in range(49): threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n\
+        print('\"ready\"', flush=True)\ntime.sleep(600)\n";
+    let python = Target::new(Command::new("python3").args(["-c", script]));
+    let pid = python.pid();
+    compare("CPython, 50 threads: eu-stack", &pid, &[], Command::new("eu-stack").args(["-p", &pid]));
+    compare("CPython, 50 threads: py-spy", &pid, &[], Command::new("py-spy").args(["dump", "--pid", &pid]));
+    drop(python);
+    single_stops();
+    profiles();
+}
+
+/// How long a running thread is held.
+fn single_stops() {
+    let target = Target::new(&mut Command::new(agent_targets::build("spinner", &["-O2"])));
+    let mut stops: Vec<u64> = (0..200)
+        .filter_map(|_| answer(&["stacks", "--pid", &target.pid()])["cost"]["target_stopped_us"].as_u64())
+        .collect();
+    stops.sort_unstable();
+    println!("\none stop of a running thread: median {} us, p99 {} us", stops[100], stops[197]);
+}
+
+/// What a profile costs the agent, and the target.
+fn profiles() {
+    println!("\n{:<36} {:>8} {:>12} {:>12}", "profile, 5 s at 49 Hz", "ticks", "agent + stops", "slow-down");
+    let mut idle = Command::new(agent_targets::build("threads", &["-O2"]));
+    let idle = Target::new(idle.arg("50"));
+    profile("50 blocked threads", &idle.pid(), None);
+    let mut command = Command::new(agent_targets::build("shares", &["-O2"]));
+    let mut busy = Target::new(command.arg("w"));
+    let mut ratios: Vec<f64> = Vec::new();
+    for _ in 0..PAIRS {
+        let alone = busy.work_during(|_| std::thread::sleep(Duration::from_secs(5)));
+        let watched = busy.work_during(|pid| {
+            answer(&["profile", "--for", "5s", "--pid", pid]);
+        });
+        ratios.push(watched / alone);
+    }
+    ratios.sort_by(f64::total_cmp);
+    let pid = busy.pid();
+    profile("a thread that computes", &pid, Some(1.0 - ratios[PAIRS / 2]));
+}
+
+fn profile(name: &str, pid: &str, slow_down: Option<f64>) {
+    let seen = answer(&["profile", "--for", "5s", "--pid", pid]);
+    let summary = &seen["data"]["summary"];
+    let number = |key: &str| summary[key].as_f64().unwrap_or(f64::NAN);
+    let share = 100.0 * (number("agent_cpu_us") + number("stopped_us")) / number("duration_us");
+    let slow_down = slow_down.map_or("-".to_owned(), |share| format!("{:.2} %", 100.0 * share));
+    println!("{name:<36} {:>8} {share:>10.2} % {slow_down:>12}", summary["ticks"]);
+}
+
+/// A program that has printed `"ready"`; it ends with its standard input.
+struct Target {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Target {
+    fn new(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a target");
+        let lines = BufReader::new(child.stdout.take().expect("piped"));
+        let mut target = Self { child, lines };
+        target.answer();
+        target
+    }
+
+    fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    /// What it says before the next `"ready"`.
+    fn answer(&mut self) -> Vec<Value> {
+        let mut values = Vec::new();
+        loop {
+            let mut line = String::new();
+            self.lines.read_line(&mut line).expect("a line");
+            let value: Value = serde_json::from_str(&line).expect("JSON");
+            match value.as_str() {
+                Some("ready") => return values,
+                _ => values.push(value),
+            }
+        }
+    }
+
+    /// Processor time that `shares` has used so far.
+    fn spent(&mut self) -> f64 {
+        writeln!(self.child.stdin.as_mut().expect("piped")).expect("standard input");
+        let said = self.answer().pop().expect("a line");
+        ["ns_a", "ns_b", "ns_c", "ns_d"].iter().filter_map(|key| said[key].as_f64()).sum()
+    }
+
+    /// How much it works a second while `work` is done.
+    fn work_during(&mut self, work: impl FnOnce(&str)) -> f64 {
+        let (before, begin) = (self.spent(), Instant::now());
+        work(&self.pid());
+        (self.spent() - before) / begin.elapsed().as_secs_f64()
+    }
+}
+
+fn answer(arguments: &[&str]) -> Value {
+    let output = Command::new(AGENT).args(arguments).args(["-o", "json"]).stderr(Stdio::null()).output();
+    serde_json::from_slice(&output.expect("the agent").stdout).unwrap_or_default()
+}
+
+fn compare(name: &str, pid: &str, options: &[&str], peer: &mut Command) {
+    let mut agent = Command::new(AGENT);
+    agent.args(["stacks", "--flat", "--pid", pid]).args(options);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let has_peer = exists(peer);
+    for _ in 0..PAIRS {
+        ours.push(time(&mut agent));
+        if has_peer {
+            theirs.push(time(peer));
+        }
+    }
+    let (ours, theirs) = (median(ours), median(theirs));
+    let show =
+        |time: Option<Duration>| time.map_or("-".to_owned(), |time| format!("{:.2} ms", time.as_secs_f64() * 1e3));
+    let ratio = ours.zip(theirs).map_or("-".to_owned(), |(a, b)| format!("{:.1}", b.as_secs_f64() / a.as_secs_f64()));
+    let arguments = ["stacks", "--flat", "--pid", pid].iter().chain(options).copied().collect::<Vec<_>>();
+    let cost = &answer(&arguments)["cost"];
+    println!(
+        "{name:<36} {:>10} {:>10} {ratio:>7} {:>7} {:>8} us",
+        show(ours),
+        show(theirs),
+        cost["stops"].to_string(),
+        cost["target_stopped_us"].to_string()
+    );
+}
+
+fn exists(command: &Command) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(command.get_program()).is_file())
+}
+
+fn time(command: &mut Command) -> Duration {
+    let begin = Instant::now();
+    let ended = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    ended.expect("a program that starts");
+    begin.elapsed()
+}
+
+fn median(mut times: Vec<Duration>) -> Option<Duration> {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied()
+}

@@ -1,0 +1,168 @@
+//! `agent snapshot`: each part is as its own command has it, and no reference dangles.
+#![allow(clippy::disallowed_methods, reason = "a test: it starts programs and reads files")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use common::namespace::Namespace;
+use common::{Answer, Child, json, skip};
+use serde_json::{Value, json};
+
+/// All references: whose they are, from where, and where to.
+fn references(envelope: &Value) -> Vec<(&str, &str, Vec<&str>)> {
+    let kinds = envelope["data"]["references"].as_object().expect("references");
+    let of = |kind: &'static str| kinds[kind].as_array().expect("a list").iter().map(move |one| (kind, one));
+    let all = ["descriptors", "sockets", "mappings", "stacks"].into_iter().flat_map(of);
+    all.map(|(kind, one)| {
+        let to = one["to"].as_array().expect("a list").iter().map(|to| to.as_str().expect("a pointer"));
+        (kind, one["from"].as_str().expect("a pointer"), to.collect())
+    })
+    .collect()
+}
+
+/// Every reference leads from a row to a row.
+fn assert_none_dangles(envelope: &Value) {
+    for (_, from, to) in references(envelope) {
+        for pointer in to.iter().chain([&from]) {
+            assert!(envelope["data"].pointer(pointer).is_some_and(Value::is_object), "{from} leads to {pointer}");
+        }
+        assert_eq!(to.iter().collect::<BTreeSet<_>>().len(), to.len(), "{from} leads to one row twice");
+    }
+}
+
+/// Where the row at `from` leads to.
+fn to<'a>(envelope: &'a Value, from: &str) -> Vec<&'a Value> {
+    let found = references(envelope).into_iter().find(|one| one.1 == from);
+    found.map(|one| one.2).unwrap_or_default().iter().filter_map(|to| envelope["data"].pointer(to)).collect()
+}
+
+fn at(envelope: &Value, part: &str, key: &str, value: &Value) -> String {
+    let rows = envelope["data"][part]["rows"].as_array().unwrap_or_else(|| panic!("{part} has rows"));
+    let at = rows.iter().position(|row| row[key] == *value);
+    format!("/{part}/rows/{}", at.unwrap_or_else(|| panic!("no row of {part} with {key} {value}")))
+}
+
+#[test]
+fn pipes_and_sockets_lead_to_both_ends() {
+    const NAME: &str = "pipes_and_sockets_lead_to_both_ends";
+    if let Some(reason) = Namespace::lacks() {
+        return skip(NAME, reason);
+    }
+    let space = Namespace::of("peers", &[""; 0]);
+    space.stop();
+    let seen = Answer::of(space.agent().args(["snapshot", "--pid", "1"])).json();
+    assert_none_dangles(&seen);
+    // Nothing in there has changed meanwhile.
+    let gaps = seen["gaps"].as_array().unwrap();
+    assert!(!gaps.iter().any(|gap| gap["reason"] == "incomplete"), "{gaps:?}");
+
+    let said = space.target.said("case", "own_write");
+    let from = at(&seen, "descriptors", "fd", &said["fd"]);
+    let leads = to(&seen, &from);
+    assert!(leads.iter().any(|row| row["pid"] == 1), "to its own process: {leads:?}");
+    assert!(leads.iter().any(|row| row["fd"] == said["peer_fd"]), "to the other end: {leads:?}");
+
+    let socket = space.target.said("case", "socket");
+    let leads = to(&seen, &at(&seen, "descriptors", "fd", &socket["fd"]));
+    let row = leads.iter().find(|row| row["protocol"] == "unix").expect("its row in the table of sockets");
+    assert!(leads.iter().any(|row| row["name"] == "other end"), "to who holds the other: {leads:?}");
+    let leads = to(&seen, &at(&seen, "sockets", "inode", &row["inode"]));
+    assert!(leads.iter().any(|row| row["fd"] == socket["fd"]), "and back: {leads:?}");
+}
+
+#[test]
+fn mappings_lead_to_modules_and_threads() {
+    let child = Child::target("threads", &["-O2"], ["5"]);
+    let seen = json(["snapshot", "--pid", &child.pid().to_string()]);
+    assert_none_dangles(&seen);
+    let mappings = seen["data"]["mappings"]["rows"].as_array().unwrap();
+    let mut stacks = 0;
+    let mut modules = BTreeSet::new();
+    let all: BTreeMap<&str, Vec<&str>> = references(&seen).into_iter().map(|(_, from, to)| (from, to)).collect();
+    for (index, mapping) in mappings.iter().enumerate() {
+        let pointers = all.get(format!("/mappings/rows/{index}").as_str()).map(Vec::as_slice).unwrap_or_default();
+        let leads: Vec<&Value> = pointers.iter().filter_map(|to| seen["data"].pointer(to)).collect();
+        if mapping["kind"] == "code" {
+            let module = leads.iter().find(|row| row.get("loaded").is_some()).expect("its module");
+            assert_eq!((&module["path"], &module["inode"]), (&mapping["path"], &mapping["inode"]));
+            assert!(module["build_id"].is_string(), "{module}");
+            modules.insert(module["path"].to_string());
+        }
+        for tid in mapping["tids"].as_array().into_iter().flatten() {
+            let thread = leads.iter().find(|row| row["tid"] == *tid).expect("its thread");
+            assert_eq!(thread["pid"], child.pid());
+            stacks += 1;
+        }
+    }
+    assert!(stacks >= 5 && modules.len() >= 2, "{stacks} stacks, {modules:?}");
+    // A stack leads to its thread.
+    let leads = to(&seen, "/stacks/rows/0");
+    assert!(leads[0]["tid"].is_u64(), "{leads:?}");
+}
+
+#[test]
+fn parts_are_what_their_own_commands_say() {
+    const NAME: &str = "parts_are_what_their_own_commands_say";
+    if let Some(reason) = Namespace::lacks() {
+        return skip(NAME, reason);
+    }
+    let space = Namespace::of("sleeper", ["10"]);
+    space.stop();
+    let seen = Answer::of(space.agent().args(["snapshot", "--no-smaps", "--pid", "1"])).json();
+    for (part, args) in [
+        ("descriptors", &["fds", "--peers", "--shared"][..]),
+        ("mappings", &["maps", "--no-smaps"]),
+        ("modules", &["modules"]),
+    ] {
+        let alone = Answer::of(space.agent().args(args).args(["--pid", "1"])).json();
+        assert_eq!(seen["data"][part]["rows"], alone["data"]["rows"], "{part}");
+    }
+    let own = seen["data"]["processes"]["rows"].as_array().unwrap().iter().filter(|row| row["self"] == true);
+    assert!(own.count() >= 1, "the agent is in it: it may hold a pipe of the target");
+}
+
+#[test]
+fn reads_what_is_shared_once() {
+    let child = Child::target("sleeper", &["-O2"], ["10"]);
+    let pid = child.pid().to_string();
+    let answer = common::run(["snapshot", "--pid", &pid, "--access-log"]);
+    let log: Vec<Value> = answer.stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    // `cgroup` once more, to find the target.
+    for (file, times) in [("maps", 1), ("mountinfo", 1), ("limits", 1), ("cgroup", 2), ("cmdline", 1)] {
+        let path = json!(format!("/proc/{pid}/{file}"));
+        let reads = log.iter().filter(|entry| entry["access"] == "open" && entry["path"] == path).count();
+        assert_eq!(reads, times, "{file}");
+    }
+    let lists = log.iter().filter(|entry| entry["access"] == "list" && entry["path"] == "/proc/.").count();
+    assert!(lists <= 2, "the processes are listed to find the target, and once: {lists}");
+}
+
+#[test]
+fn what_comes_and_goes_is_a_gap_and_never_dangles() {
+    let forker = Child::target("forker", &["-O2"], ["200", "100"]);
+    for _ in 0..5 {
+        let seen = json(["snapshot", "--no-smaps", "--pid", &forker.pid().to_string()]);
+        assert_none_dangles(&seen);
+    }
+}
+
+#[test]
+fn without_rights_the_parts_that_are_public_are_there() {
+    if !common::is_root() {
+        return skip("without_rights_the_parts_that_are_public_are_there", "giving up rights needs root");
+    }
+    let child = Child::target("sleeper", &["-O2"], ["10"]);
+    let installed = common::Installed::new();
+    let answer = Answer::of(installed.as_user(65534, 65534).args(["snapshot", "--pid", &child.pid().to_string()]));
+    assert_eq!(answer.status, 3, "{}", answer.stderr);
+    let seen = answer.json();
+    assert_none_dangles(&seen);
+    let row = at(&seen, "processes", "pid", &json!(child.pid()));
+    let comm = fs::read_to_string(format!("/proc/{}/comm", child.pid())).unwrap();
+    assert_eq!(seen["data"].pointer(&row).unwrap()["name"], comm.trim_end());
+    for part in ["/descriptors", "/mappings"] {
+        assert!(!common::gaps_at(&seen, part).is_empty(), "{part} is denied, and that is said");
+    }
+}
