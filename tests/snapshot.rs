@@ -50,7 +50,7 @@ fn pipes_and_sockets_lead_to_both_ends() {
     if let Some(reason) = Namespace::lacks() {
         return skip(NAME, reason);
     }
-    let space = Namespace::of("peers", &[""; 0]);
+    let space = Namespace::of("peers", [""; 0]);
     space.stop();
     let seen = Answer::of(space.agent().args(["snapshot", "--pid", "1"])).json();
     assert_none_dangles(&seen);

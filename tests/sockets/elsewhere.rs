@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::common::{AGENT, Answer, Child, Installed, bytes, compile_c, gaps_at, is_root, rows, skip};
-use crate::holder::{Holder, owners};
+use crate::holder::{Holder, owners, tools};
 
 /// Whether `ours` has all that `other` has.
 fn covers(ours: &Value, other: &Value) -> bool {
@@ -192,4 +192,29 @@ fn a_process_whose_first_thread_has_ended_still_owns_its_sockets() {
     let seen = crate::common::json(["sockets", "--pid", &std::process::id().to_string(), "--process", &pid]);
     let row = crate::common::row(&seen, "inode", said["inode"].clone());
     assert_eq!(owners(row), BTreeSet::from([(target.pid().into(), said["fd"].as_u64().expect("fd"))]));
+}
+
+#[test]
+fn processes_that_proc_hides_are_a_gap() {
+    let name = "processes_that_proc_hides_are_a_gap";
+    if !tools(name, &["unshare", "setpriv", "mount"]) {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let installed = Installed::new();
+    let port = listener.local_addr().expect("an address").port().to_string();
+    // Of a pid namespace of its own, whose first process is hidden as well.
+    let script = "mount -t proc -o hidepid=2 proc /proc || exit 99\n\
+        setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"\nexit $?";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "-p", "--fork", "--", "sh", "-c", script, "sh"]).arg(installed.path());
+    let answer = Answer::of(command.args(["sockets", "-o", "json", "--port", &port]));
+    if !matches!(answer.status, 0 | 3) {
+        skip(name, &format!("no such mount here: {}", answer.stderr));
+        return;
+    }
+    let seen = answer.json();
+    assert_eq!(of_listener(&seen, &listener).get("owners"), None);
+    let gaps = gaps_at(&seen, "/rows");
+    assert!(gaps.iter().any(|gap| gap["needs"] == json!(["hidepid"])), "{gaps:?}");
 }

@@ -29,7 +29,7 @@ fn own(arguments: &[&str]) -> Value {
     json([&["sockets", "--pid", &own_pid(), "--process", &own_pid()], arguments].concat())
 }
 
-fn own_row<'a>(seen: &'a Value, fd: RawFd) -> &'a Value {
+fn own_row(seen: &Value, fd: RawFd) -> &Value {
     let row = row(seen, "inode", inode(fd));
     assert!(owners(row).contains(&(std::process::id().into(), u64::try_from(fd).expect("a descriptor"))), "{row}");
     row

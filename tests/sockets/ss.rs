@@ -83,7 +83,7 @@ impl Line {
                 Some(("timer", timer)) => {
                     let mut fields = timer.trim_matches(['(', ')']).split(',');
                     let kind = fields.next().expect("a kind").to_owned();
-                    read.timer = Some((kind, fields.last().and_then(|n| n.parse().ok()).expect("retries")));
+                    read.timer = Some((kind, fields.next_back().and_then(|n| n.parse().ok()).expect("retries")));
                 }
                 Some(("ino", inode)) => read.inode = inode.to_owned(),
                 Some(("sk", cookie)) => read.cookie = u64::from_str_radix(cookie, 16).ok(),
