@@ -67,9 +67,11 @@ fn without_net_raw_there_is_a_gap_with_the_way_out() {
 fn assert_as_tcpdump(captured: &Captured) {
     let fields = ["frame.time_epoch", "frame.len"];
     let (own, theirs) = (tshark(&captured.pcapng, "", &fields), tshark(&captured.tcpdump, "", &fields));
-    let of = |rows: &[Vec<String>]| -> BTreeMap<String, String> {
-        // tcpdump -w keeps microseconds.
-        rows.iter().map(|row| (row[0][..17].to_owned(), row[1].clone())).collect()
+    let of = |rows: &[Vec<String>]| -> Vec<(String, String)> {
+        // tcpdump -w keeps microseconds, in which two packets may have the same time.
+        let mut all: Vec<_> = rows.iter().map(|row| (row[0][..17].to_owned(), row[1].clone())).collect();
+        all.sort();
+        all
     };
     assert_eq!(own.len(), theirs.len(), "as many packets as tcpdump");
     assert_eq!(of(&own), of(&theirs));
