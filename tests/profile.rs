@@ -49,10 +49,22 @@ fn between(before: &Value, after: &Value, key: &str) -> u64 {
     after[key].as_u64().expect("a number") - before[key].as_u64().expect("a number")
 }
 
+/// Whether the machine is said to have nothing else to do: what is measured against the clock is true only there.
+fn is_quiet(name: &str) -> bool {
+    let is_quiet = std::env::var_os("AGENT_TEST_QUIET").is_some();
+    if !is_quiet {
+        skip(name, "it measures time: set AGENT_TEST_QUIET where nothing else runs");
+    }
+    is_quiet
+}
+
 /// Where other programs want the processors as well, a thread that waits in the queue is seen at one place for long: what
 /// counts is for how long it ran, so it is looked at until that is enough for three points.
 #[test]
 fn known_shares_are_reported_within_three_points() {
+    if !is_quiet("known_shares_are_reported_within_three_points") {
+        return;
+    }
     let mut target = Child::target("shares", &["-O2"], ["w"]);
     let names = ["burn_a", "burn_b", "burn_c", "burn_d"];
     let before = spent(&mut target);
@@ -146,6 +158,9 @@ fn never_holds_no_thread_and_says_what_is_missing() {
 
 #[test]
 fn agent_and_stops_stay_below_the_budget() {
+    if !is_quiet("agent_and_stops_stay_below_the_budget") {
+        return;
+    }
     let busy = Child::target("shares", &["-O2"], ["w"]);
     let idle = Child::target("threads", &["-O2"], ["50"]);
     for pid in [busy.pid(), idle.pid()] {
