@@ -303,7 +303,7 @@ fn size(bytes: u64) -> String {
     if bytes < 1024 {
         return bytes.to_string();
     }
-    let mut tenths = bytes * 10 / 1024;
+    let mut tenths = u128::from(bytes) * 10 / 1024;
     let mut unit = 0;
     while tenths >= 10240 && unit + 1 < UNITS.len() {
         tenths /= 1024;
@@ -404,7 +404,7 @@ mod tests {
             [size(0), size(1023), size(1024), size(10 << 20), size(1536 << 20)],
             ["0", "1023", "1.0K", "10M", "1.5G"]
         );
-        assert_eq!(size(u64::MAX / 16), "1024P");
+        assert_eq!([size(u64::MAX / 16), size(u64::MAX)], ["1023P", "15E"]);
         assert_eq!(
             [duration(7), duration(81_000), duration(2_340_000), duration(7_384_000_000)],
             ["7us", "81ms", "2.34s", "2:03:04"]
