@@ -297,3 +297,15 @@ fn the_session_tags_what_is_printed_in_a_pod() {
     assert_eq!(ps["session"]["id"], "S-1");
     assert_eq!(ps["session"]["incident"], "INC-42");
 }
+
+#[test]
+fn access_says_for_each_command_what_it_wants() {
+    let looks = ["capture", "env", "fds", "limits", "maps", "modules", "profile", "ps", "sockets", "stacks"];
+    let access = common::json(["access", "--pid", &std::process::id().to_string()]);
+    let wanted: BTreeSet<&str> = common::rows(&access)
+        .iter()
+        .flat_map(|row| row["commands"].as_array().expect("commands"))
+        .map(|name| name.as_str().expect("a name"))
+        .collect();
+    assert_eq!(wanted, BTreeSet::from(looks));
+}
