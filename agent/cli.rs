@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use agent_output::Format;
@@ -117,7 +118,10 @@ fn with_formats(output: clap::Arg, extra: &[(&'static str, &'static str)], hidde
 }
 
 /// The whole command line: that of each of `commands`, and `schema`.
-pub(crate) fn command_line<'a>(commands: impl Iterator<Item = &'a Command>) -> clap::Command {
+///
+/// Options are put together only for the commands that `argv` names: no other can be
+/// meant, and those of all would take as long as all the rest of `agent version`.
+pub(crate) fn command_line<'a>(commands: impl Iterator<Item = &'a Command>, argv: &[OsString]) -> clap::Command {
     let mut names = Vec::new();
     let mut line = Global::augment_args(clap::Command::new("agent"))
         .about("Looks into a live process from its own pod, without touching it")
@@ -132,8 +136,13 @@ pub(crate) fn command_line<'a>(commands: impl Iterator<Item = &'a Command>) -> c
     let mut extra = Vec::new();
     for command in commands {
         names.push(PossibleValue::new(command.name));
-        let mut arguments = (command.arguments)();
         let formats = (command.formats)();
+        if !argv.iter().any(|argument| argument == command.name) {
+            line = line.subcommand(clap::Command::new(command.name).about(command.about));
+            extra.extend(formats);
+            continue;
+        }
+        let mut arguments = (command.arguments)();
         if let Some(output) = output.clone().filter(|_| !formats.is_empty()) {
             arguments = arguments.arg(with_formats(output, &formats, false));
             extra.extend(formats);

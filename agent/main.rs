@@ -10,6 +10,7 @@ mod stream;
 mod verdict;
 mod version;
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -41,7 +42,8 @@ fn commands() -> impl Iterator<Item = &'static Command> {
 }
 
 fn main() -> ExitCode {
-    let matches = match cli::command_line(commands()).try_get_matches() {
+    let argv: Vec<OsString> = std::env::args_os().collect();
+    let matches = match cli::command_line(commands(), &argv).try_get_matches_from(&argv) {
         Ok(matches) => matches,
         Err(error) => return usage(&error),
     };

@@ -95,6 +95,8 @@ pub struct Command {
     pub name: &'static str,
     /// [`Collector::VERSION`].
     pub version: u32,
+    /// [`Collector::ABOUT`].
+    pub about: &'static str,
     /// [`Collector::CAPABILITIES`].
     pub capabilities: &'static [Capability],
     /// [`Collector::TARGET`].
@@ -131,6 +133,7 @@ pub const fn command<C: Collector>() -> Command {
     Command {
         name: C::NAME,
         version: C::VERSION,
+        about: C::ABOUT,
         capabilities: C::CAPABILITIES,
         target: C::TARGET,
         arguments: arguments::<C>,
