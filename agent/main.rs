@@ -4,6 +4,7 @@
 //! ARCHITECTURE.md for one command's way through it.
 
 mod cli;
+mod look;
 mod resource;
 mod snapshot;
 mod stream;
@@ -15,14 +16,13 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use agent_model::{Cost, Envelope, Observed};
 use agent_output::{Ended, Format};
 use agent_session::{Identity, Limits, Session};
-use agent_system::collector::TargetUse;
-use agent_system::{Command, Plan, Run, TargetError, clock, own, target};
+use agent_system::{Command, Plan, clock, own};
 use anyhow::Context;
 use clap::{ArgMatches, FromArgMatches};
 
+use crate::look::{Began, Look, Stopped};
 use crate::verdict::{Status, Verdict};
 
 /// The commands of all toolkits, in the order of the help.
@@ -100,10 +100,10 @@ fn printed(result: std::io::Result<Ended>) -> ExitCode {
 /// Answers one command: everything from here on is tagged with its session.
 fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
     let global = cli::Global::from_arg_matches(matches)?;
-    let began_us = clock::boot_us();
+    let began = Began::now();
     let lasts = (command.lasts)(matches);
-    let (session, start) = match open_session(&global, began_us, lasts) {
-        Ok(session) => (session, clock::wall_us()),
+    let session = match open_session(&global, began.boot_us, lasts) {
+        Ok(session) => session,
         Err(error) => {
             agent_output::tell(&format!("{error:#}"));
             return Ok(Status::Usage);
@@ -117,7 +117,7 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
         }
     };
     let mut verdict = Verdict::new(session.info(), command);
-    let status = look(command, matches, (&global, chosen), session, (began_us, start), &mut verdict)?;
+    let status = look(command, matches, (&global, chosen), session, began, &mut verdict)?;
     verdict.leave(status);
     Ok(status)
 }
@@ -145,7 +145,7 @@ fn look(
     matches: &ArgMatches,
     (global, chosen): (&cli::Global, Option<cli::Chosen>),
     session: Session,
-    (began_us, start_us): (u64, u64),
+    began: Began,
     verdict: &mut Verdict,
 ) -> anyhow::Result<Status> {
     let extra = match chosen {
@@ -162,126 +162,43 @@ fn look(
         format: extra,
         stream: streamed.as_ref().map(|(format, stream)| stream::to(format, stream)),
     };
-    let mut run = Run::begin(session, plan)?;
-    if command.target != TargetUse::None
-        && let Err(error) = aim(&mut run, command, matches)
-    {
-        return no_target(&error);
-    }
-    let mut teller = Teller { command, global, chosen, streamed, sequence: 0, since: (began_us, start_us), verdict };
-    let watch = (command.watch)(matches);
-    let Some(looks) = watch.looks() else {
-        return match gather(&run, command, matches)? {
-            Ok(answer) => Ok(teller.tell(&run, &answer)?.0),
-            Err(status) => Ok(status),
-        };
-    };
-    // Each look is compared with the one before; the first is for that only.
-    let mut before: Option<(u64, agent_system::Answer)> = None;
+    let mut printer = Printer { command, chosen, streamed };
     let mut worst = Status::Complete;
-    for look in 0..=u64::from(looks) {
-        let due_us = began_us.saturating_add(u64::try_from(watch.interval().as_micros()).unwrap_or(u64::MAX) * look);
-        if let Err(failure) = run.wait(Duration::from_micros(due_us.saturating_sub(clock::boot_us()))) {
-            agent_output::tell(&format!("after {} looks: {failure}", teller.sequence));
-            return Ok(if failure.is_refused() { Status::Refused } else { Status::Failed });
-        }
-        let at_us = clock::boot_us();
-        let mut answer = match gather(&run, command, matches)? {
-            Ok(answer) => answer,
-            Err(status) => return Ok(status),
-        };
-        if let Some((before_us, earlier)) = &before {
-            let elapsed = Duration::from_micros(at_us.saturating_sub(*before_us));
-            (command.compare)(&*earlier.data, &mut *answer.data, elapsed);
-            let (status, ended) = teller.tell(&run, &answer)?;
-            worst = worst.max(status);
-            if ended == Ended::Closed {
-                return Ok(Status::Complete);
+    let looked = Look::begin(command, matches, session, plan, began).and_then(|mut look| {
+        look.each(|envelope, answer, entries| {
+            verdict.saw(envelope);
+            let printed = printer.print(envelope, answer);
+            for entry in entries {
+                agent_output::log(&serde_json::json!({
+                    "session": envelope.session.id, "access": entry.access.as_str(), "path": agent_model::Text::from(entry.path.as_str()),
+                }));
             }
-        }
-        before = Some((at_us, answer));
-    }
-    Ok(worst)
-}
-
-/// Looks once; the exit status where there is nothing to print.
-fn gather(run: &Run, command: &Command, matches: &ArgMatches) -> anyhow::Result<Result<agent_system::Answer, Status>> {
-    let collected = (command.collect)(run, matches);
-    run.settle();
-    match collected {
-        Ok(answer) => Ok(Ok(answer)),
-        // The target went away before anything could be seen of it.
-        Err(failure) if failure.is_exited() => {
-            agent_output::tell(&format!("the target has ended: {failure}"));
-            Ok(Err(Status::NoTarget))
-        }
-        Err(failure) if failure.is_refused() => {
-            agent_output::tell(&failure.to_string());
-            Ok(Err(Status::Refused))
-        }
-        Err(failure) => {
-            let gap = run.gap("", &failure);
-            let remedy = gap.remedy.map(|remedy| format!("\n  {remedy}")).unwrap_or_default();
-            Err(anyhow::anyhow!("{failure}{remedy}"))
+            let ended = printed.context("standard output")?;
+            worst = match ended {
+                Ended::Closed => Status::Complete,
+                Ended::Whole => worst.max(Status::of(&envelope.gaps, global.allow_gaps)),
+            };
+            Ok(ended)
+        })
+    });
+    match looked {
+        Ok(()) => Ok(worst),
+        Err(Stopped { status: Status::Failed, words, .. }) => Err(anyhow::anyhow!(words)),
+        Err(Stopped { status, words, .. }) => {
+            agent_output::tell(&words);
+            Ok(status)
         }
     }
 }
 
-/// Puts answers into envelopes and prints them.
-struct Teller<'a> {
+/// Prints envelopes.
+struct Printer<'a> {
     command: &'a Command,
-    global: &'a cli::Global,
     chosen: Option<cli::Chosen>,
     streamed: Option<(&'static str, agent_output::Streamed)>,
-    /// How many were printed.
-    sequence: u64,
-    /// When the look began, on the clock that only goes on and on the one on the wall.
-    since: (u64, u64),
-    verdict: &'a mut Verdict,
 }
 
-impl Teller<'_> {
-    /// Prints `answer` as the next envelope.
-    fn tell(&mut self, run: &Run, answer: &agent_system::Answer) -> anyhow::Result<(Status, Ended)> {
-        self.sequence += 1;
-        let end_us = clock::wall_us();
-        let (began_us, start_us) = std::mem::replace(&mut self.since, (clock::boot_us(), end_us));
-        let spent = run.ledger().spent();
-        let envelope = Envelope {
-            schema: self.command.schema_name(),
-            session: run.session().info().clone(),
-            sequence: self.sequence,
-            agent: version::info(),
-            resource: resource::attributes(run),
-            target: run.target().cloned(),
-            observed: Observed { start: clock::rfc3339(start_us), end: clock::rfc3339(end_us) },
-            cost: Cost {
-                wall_us: clock::boot_us().saturating_sub(began_us),
-                cpu_us: clock::cpu_us(),
-                peak_rss_kib: own::peak_rss_kib(),
-                target_stopped_us: spent.stopped_us,
-                stops: spent.stops,
-                files_opened: spent.opened,
-                bytes_read: spent.bytes,
-            },
-            options: &*answer.options as &dyn erased_serde::Serialize,
-            digest: agent_model::digest(&*answer.data).context("the answer has no canonical form")?,
-            data: &*answer.data,
-            gaps: answer.gaps.clone(),
-        };
-        self.verdict.saw(&envelope);
-        let printed = self.print(&envelope, answer);
-        for entry in run.ledger().take_entries() {
-            agent_output::log(&serde_json::json!({
-                "session": run.session().info().id, "access": entry.access.as_str(), "path": agent_model::Text::from(entry.path.as_str()),
-            }));
-        }
-        match printed.context("standard output")? {
-            Ended::Closed => Ok((Status::Complete, Ended::Closed)),
-            Ended::Whole => Ok((Status::of(&envelope.gaps, self.global.allow_gaps), Ended::Whole)),
-        }
-    }
-
+impl Printer<'_> {
     fn print(&mut self, envelope: &agent_output::Printed<'_>, answer: &agent_system::Answer) -> std::io::Result<Ended> {
         let is_terminal = std::io::stdout().is_terminal();
         let width = if is_terminal { own::terminal_width() } else { None };
@@ -297,37 +214,4 @@ impl Teller<'_> {
             }
         }
     }
-}
-
-/// Finds the target that the command line means, and aims at it.
-fn aim(run: &mut Run, command: &Command, matches: &ArgMatches) -> Result<(), TargetError> {
-    let options = cli::TargetOptions::from_arg_matches(matches).unwrap_or_default();
-    match target::find(run, &options.selector(), command.name) {
-        Ok(pid) => Ok(run.aim(pid)?),
-        // A whole namespace can be looked at although nobody said which container.
-        Err(TargetError::Ambiguous { .. } | TargetError::Hidden) if command.target == TargetUse::Optional => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn no_target(error: &TargetError) -> anyhow::Result<Status> {
-    let mut text = error.to_string();
-    match error {
-        TargetError::Failed(failure) if failure.is_refused() => {
-            agent_output::tell(&text);
-            return Ok(Status::Refused);
-        }
-        TargetError::Failed(failure) if !failure.is_exited() && !failure.is_not_found() => {
-            return Err(anyhow::anyhow!("{failure}"));
-        }
-        TargetError::Ambiguous { candidates, .. } => {
-            for candidate in candidates {
-                let container = candidate.container_id.as_deref().unwrap_or("-");
-                text.push_str(&format!("\n  --pid {}  {}  container {container}", candidate.pid, candidate.name));
-            }
-        }
-        _ => {}
-    }
-    agent_output::tell(&text);
-    Ok(Status::NoTarget)
 }

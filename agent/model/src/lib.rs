@@ -6,12 +6,14 @@
 //! * [`Text`] is how bytes from the kernel or the target become a string,
 //! * [`Hex`] and [`Wide`] are how 64-bit words become one,
 //! * [`Gap`] is what could not be seen, and why,
+//! * [`Finding`] is what is concluded from what was seen,
 //! * [`Data`] is what a collector answers,
 //! * [`Envelope`] is what is printed, and [`digest`] what makes two answers equal.
 
 pub mod canonical;
 pub mod data;
 pub mod envelope;
+pub mod finding;
 pub mod gap;
 pub mod text;
 pub mod values;
@@ -19,6 +21,7 @@ pub mod values;
 pub use canonical::digest;
 pub use data::{Data, Gathered, Listing, Noted};
 pub use envelope::{AgentInfo, Cost, Envelope, Observed, SessionInfo, Target};
+pub use finding::{Finding, Level, Pointer};
 pub use gap::{Gap, Need, Reason};
 pub use text::Text;
 pub use values::{Hex, Wide};

@@ -1,0 +1,238 @@
+//! One command in one session: find the target, look, and put what was seen into an envelope.
+//!
+//! Nothing is printed here. The front door, a console and a scenario all look through this, and
+//! each does with the envelope what it is for.
+
+use std::time::Duration;
+
+use agent_model::{Cost, Envelope, Observed};
+use agent_output::{Ended, Printed};
+use agent_session::{Entry, Session};
+use agent_system::collector::TargetUse;
+use agent_system::{Answer, Command, Failure, Plan, Run, TargetError, clock, own, target};
+use anyhow::Context;
+use clap::{ArgMatches, FromArgMatches};
+use serde_json::Value;
+
+use crate::verdict::Status;
+use crate::{cli, resource, version};
+
+/// When a look began: on the clock that only goes on, and on the one on the wall, in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Began {
+    /// [`clock::boot_us`].
+    pub(crate) boot_us: u64,
+    /// [`clock::wall_us`].
+    pub(crate) wall_us: u64,
+}
+
+impl Began {
+    /// Now.
+    pub(crate) fn now() -> Self {
+        Self { boot_us: clock::boot_us(), wall_us: clock::wall_us() }
+    }
+}
+
+/// Why there is no envelope.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    /// How the command ends.
+    pub(crate) status: Status,
+    /// Why, for a person.
+    pub(crate) words: String,
+    /// What went wrong, where it was one access.
+    #[allow(dead_code, reason = "scenarios take it")]
+    pub(crate) gap: Option<Box<agent_model::Gap>>,
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Self {
+        Self { status: Status::Failed, words: failure.to_string(), gap: Some(Box::new(failure.gap(""))) }
+    }
+}
+
+impl From<anyhow::Error> for Stopped {
+    fn from(error: anyhow::Error) -> Self {
+        Self { status: Status::Failed, words: format!("{error:#}"), gap: None }
+    }
+}
+
+/// One command that is aimed and ready to look, once or again and again.
+pub(crate) struct Look<'a> {
+    command: &'a Command,
+    matches: &'a ArgMatches,
+    run: Run,
+    /// How many envelopes there were.
+    sequence: u64,
+    since: Began,
+}
+
+impl<'a> Look<'a> {
+    /// Begins `command` with the options in `matches`, and finds its target.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such target, or proc(5) cannot be opened.
+    pub(crate) fn begin(
+        command: &'a Command,
+        matches: &'a ArgMatches,
+        session: Session,
+        plan: Plan,
+        since: Began,
+    ) -> Result<Self, Stopped> {
+        let mut run = Run::begin(session, plan)?;
+        if command.target != TargetUse::None
+            && let Err(error) = aim(&mut run, command, matches)
+        {
+            return Err(no_target(&error));
+        }
+        Ok(Self { command, matches, run, sequence: 0, since })
+    }
+
+    /// Looks as often as the options ask, and hands each envelope to `tell`, which says whether anybody
+    /// still listens.
+    ///
+    /// # Errors
+    ///
+    /// When a look gave no envelope, or `tell` failed.
+    pub(crate) fn each(
+        &mut self,
+        mut tell: impl FnMut(&Printed<'_>, &Answer, &[Entry]) -> anyhow::Result<Ended>,
+    ) -> Result<(), Stopped> {
+        let began_us = self.since.boot_us;
+        let watch = (self.command.watch)(self.matches);
+        let Some(looks) = watch.looks() else {
+            let answer = self.gather()?;
+            self.tell(&answer, &mut tell)?;
+            return Ok(());
+        };
+        // Each look is compared with the one before; the first is for that only.
+        let mut before: Option<(u64, Answer)> = None;
+        for look in 0..=u64::from(looks) {
+            let interval_us = u64::try_from(watch.interval().as_micros()).unwrap_or(u64::MAX);
+            let due_us = began_us.saturating_add(interval_us * look);
+            if let Err(failure) = self.run.wait(Duration::from_micros(due_us.saturating_sub(clock::boot_us()))) {
+                let status = if failure.is_refused() { Status::Refused } else { Status::Failed };
+                let words = format!("after {} looks: {failure}", self.sequence);
+                return Err(Stopped { status, words, gap: Some(Box::new(self.run.gap("", &failure))) });
+            }
+            let at_us = clock::boot_us();
+            let mut answer = self.gather()?;
+            if let Some((before_us, earlier)) = &before {
+                let elapsed = Duration::from_micros(at_us.saturating_sub(*before_us));
+                (self.command.compare)(&*earlier.data, &mut *answer.data, elapsed);
+                if self.tell(&answer, &mut tell)? == Ended::Closed {
+                    return Ok(());
+                }
+            }
+            before = Some((at_us, answer));
+        }
+        Ok(())
+    }
+
+    /// Looks once, and gives the envelope as JSON.
+    ///
+    /// # Errors
+    ///
+    /// When no envelope is possible.
+    #[allow(dead_code, reason = "scenarios and consoles take it")]
+    pub(crate) fn value(&mut self) -> Result<Value, Stopped> {
+        let answer = self.gather()?;
+        let mut value = Value::Null;
+        self.tell(&answer, &mut |envelope, _, _| {
+            value = serde_json::to_value(envelope).context("the envelope has no JSON")?;
+            Ok(Ended::Whole)
+        })?;
+        Ok(value)
+    }
+
+    /// Looks once.
+    fn gather(&self) -> Result<Answer, Stopped> {
+        let collected = (self.command.collect)(&self.run, self.matches);
+        self.run.settle();
+        collected.map_err(|failure| {
+            let gap = self.run.gap("", &failure);
+            let (status, words) = match &failure {
+                // The target went away before anything could be seen of it.
+                failure if failure.is_exited() => (Status::NoTarget, format!("the target has ended: {failure}")),
+                failure if failure.is_refused() => (Status::Refused, failure.to_string()),
+                failure => {
+                    let remedy = gap.remedy.as_ref().map(|remedy| format!("\n  {remedy}")).unwrap_or_default();
+                    (Status::Failed, format!("{failure}{remedy}"))
+                }
+            };
+            Stopped { status, words, gap: Some(Box::new(gap)) }
+        })
+    }
+
+    /// Puts `answer` into the next envelope and hands it to `tell`.
+    fn tell(
+        &mut self,
+        answer: &Answer,
+        tell: &mut impl FnMut(&Printed<'_>, &Answer, &[Entry]) -> anyhow::Result<Ended>,
+    ) -> Result<Ended, Stopped> {
+        self.sequence += 1;
+        let run = &self.run;
+        let end_us = clock::wall_us();
+        let since = std::mem::replace(&mut self.since, Began { boot_us: clock::boot_us(), wall_us: end_us });
+        let spent = run.ledger().spent();
+        let envelope = Envelope {
+            schema: self.command.schema_name(),
+            session: run.session().info().clone(),
+            sequence: self.sequence,
+            agent: version::info(),
+            resource: resource::attributes(run),
+            target: run.target().cloned(),
+            observed: Observed { start: clock::rfc3339(since.wall_us), end: clock::rfc3339(end_us) },
+            cost: Cost {
+                wall_us: clock::boot_us().saturating_sub(since.boot_us),
+                cpu_us: clock::cpu_us(),
+                peak_rss_kib: own::peak_rss_kib(),
+                target_stopped_us: spent.stopped_us,
+                stops: spent.stops,
+                files_opened: spent.opened,
+                bytes_read: spent.bytes,
+            },
+            options: &*answer.options as &dyn erased_serde::Serialize,
+            digest: agent_model::digest(&*answer.data).context("the answer has no canonical form")?,
+            data: &*answer.data,
+            gaps: answer.gaps.clone(),
+        };
+        Ok(tell(&envelope, answer, &run.ledger().take_entries())?)
+    }
+}
+
+/// Finds the target that the command line means, and aims at it.
+fn aim(run: &mut Run, command: &Command, matches: &ArgMatches) -> Result<(), TargetError> {
+    let options = cli::TargetOptions::from_arg_matches(matches).unwrap_or_default();
+    match target::find(run, &options.selector(), command.name) {
+        Ok(pid) => Ok(run.aim(pid)?),
+        // A whole namespace can be looked at although nobody said which container.
+        Err(TargetError::Ambiguous { .. } | TargetError::Hidden) if command.target == TargetUse::Optional => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn no_target(error: &TargetError) -> Stopped {
+    let mut words = error.to_string();
+    let mut gap = None;
+    let status = match error {
+        TargetError::Failed(failure) => {
+            gap = Some(Box::new(failure.gap("")));
+            match failure {
+                failure if failure.is_refused() => Status::Refused,
+                failure if failure.is_exited() || failure.is_not_found() => Status::NoTarget,
+                _ => Status::Failed,
+            }
+        }
+        TargetError::Ambiguous { candidates, .. } => {
+            for candidate in candidates {
+                let container = candidate.container_id.as_deref().unwrap_or("-");
+                words.push_str(&format!("\n  --pid {}  {}  container {container}", candidate.pid, candidate.name));
+            }
+            Status::NoTarget
+        }
+        _ => Status::NoTarget,
+    };
+    Stopped { status, words, gap }
+}

@@ -1,0 +1,71 @@
+//! What a scenario concludes.
+
+use std::borrow::Cow;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Gap;
+
+/// How much a finding matters. Worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Something is wrong.
+    Fail,
+    /// Something will go wrong, or may be wrong.
+    Warn,
+    /// It could not be told, since what the rule needs was not seen.
+    Unknown,
+    /// It was looked for and is not there.
+    Pass,
+    /// A fact, neither good nor bad.
+    Info,
+}
+
+impl Level {
+    /// The word that stands for it in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Warn => "warn",
+            Self::Unknown => "unknown",
+            Self::Pass => "pass",
+            Self::Info => "info",
+        }
+    }
+}
+
+/// One conclusion, with what it rests on.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct Finding {
+    /// How much it matters.
+    #[schemars(extend("x-column" = "LEVEL"))]
+    pub level: Level,
+    /// The rule that found it: `SCENARIO/RULE`.
+    #[schemars(extend("x-column" = "RULE"))]
+    pub id: String,
+    /// What is so, in a sentence, with the values that were seen.
+    #[schemars(extend("x-column" = "FINDING"))]
+    pub message: String,
+    /// What it rests on.
+    pub evidence: Vec<Pointer>,
+    /// What to do next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+    /// Where to read more: `agent scenarios NAME`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub playbook: Option<Cow<'static, str>>,
+    /// What could not be seen of what the rule needs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
+}
+
+/// A place in an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct Pointer {
+    /// The artifact's name.
+    pub artifact: String,
+    /// The place in its envelope, as a JSON Pointer (RFC 6901).
+    pub at: String,
+}
