@@ -28,6 +28,7 @@ pub fn build(name: &str, flags: &[&str]) -> PathBuf {
     let program = directory().join(file_name(name, flags));
     let newest = [&source, &sources.join("truth.h")].map(|path| modified(path)).into_iter().max().flatten();
     if newest.is_none() || modified(&program) < newest {
+        let _ = fs::remove_file(&program);
         compile_file(&source, &program, flags, &sources);
     }
     program
@@ -53,14 +54,19 @@ pub fn compile(source: &str, flags: &[&str]) -> PathBuf {
 }
 
 fn compile_file(source: &Path, program: &Path, flags: &[&str], include: &Path) {
-    // Another test may be building the same: each to a name of its own, and the last one is as good as the first.
+    // Another test may be building the same: each to a name of its own.
     let made = unique(program);
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
     let mut command = Command::new(&compiler);
     command.args(COMMON).arg("-I").arg(include).arg("-o").arg(&made).arg(source).args(flags);
     let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", compiler.display()));
     assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
-    fs::rename(&made, program).unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    // The first one stays: it may run already, and must not be seen as replaced.
+    let placed = fs::hard_link(&made, program);
+    let _ = fs::remove_file(&made);
+    if let Err(error) = placed {
+        assert!(program.exists(), "{}: {error}", program.display());
+    }
 }
 
 /// `NAME` and the flags, as one file name.
