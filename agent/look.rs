@@ -86,6 +86,7 @@ impl<'a> Look<'a> {
         {
             return Err(no_target(&error));
         }
+        run.confine();
         Ok(Self { command, matches, run, sequence: 0, since })
     }
 
@@ -150,6 +151,11 @@ impl<'a> Look<'a> {
     fn gather(&self) -> Result<Answer, Stopped> {
         let collected = (self.command.collect)(&self.run, self.matches);
         self.run.settle();
+        let refused = self.run.refused();
+        let collected = collected.map(|mut answer| {
+            answer.gaps.extend(refused);
+            answer
+        });
         collected.map_err(|failure| {
             let gap = self.run.gap("", &failure);
             let (status, words) = match &failure {

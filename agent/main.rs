@@ -42,6 +42,7 @@ fn commands() -> impl Iterator<Item = &'static Command> {
 }
 
 fn main() -> ExitCode {
+    agent_system::confine::begin();
     let argv: Vec<OsString> = std::env::args_os().collect();
     let matches = match cli::command_line(commands(), &argv).try_get_matches_from(&argv) {
         Ok(matches) => matches,
@@ -158,7 +159,8 @@ fn look(
     });
     let plan = Plan {
         proc: global.proc.clone(),
-        capabilities: command.capabilities.iter().copied().collect(),
+        capabilities: command.wants(matches),
+        needs: command.needs.to_vec(),
         format: extra,
         stream: streamed.as_ref().map(|(format, stream)| stream::to(format, stream)),
     };

@@ -15,7 +15,7 @@ use agent_process::fds::Fds;
 use agent_process::limits::Limits;
 use agent_process::ps::Ps;
 use agent_stacks::stacks::Stacks;
-use agent_system::{Capability, Cause, Collector, Failure, Run};
+use agent_system::{Capability, Cause, Collector, Failure, Need, Run};
 use clap::{Args, FromArgMatches};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -111,6 +111,7 @@ or thread came or went meanwhile, is a gap.
         Capability::DAC_OVERRIDE,
         Capability::CHECKPOINT_RESTORE,
     ];
+    const NEEDS: &'static [Need] = &[Need::Stops, Need::Descriptors, Need::SocketDiagnostics];
     type Options = Options;
     type Data = Everything;
 

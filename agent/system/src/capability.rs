@@ -60,6 +60,8 @@ impl Capability {
     pub const SETGID: Self = Self(6);
     /// Changes user IDs.
     pub const SETUID: Self = Self(7);
+    /// Gives up capabilities for good.
+    pub const SETPCAP: Self = Self(8);
     /// Opens packet sockets.
     pub const NET_RAW: Self = Self(13);
     /// Configures the network.

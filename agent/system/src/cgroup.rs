@@ -1,16 +1,16 @@
 //! Directories of a control group file system (cgroups(7)), in the target's view
 //! or in our own.
 
-use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use agent_model::Text;
 use agent_session::Access;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::root::open_regular;
+use crate::walk::{Links, open_below};
 use crate::{Cause, Failure, Process, Run};
 
 /// The most that [`CgroupDirectory::read`] reads of one file: the largest, those
@@ -35,7 +35,7 @@ pub struct CgroupDirectory<'r> {
 
 impl<'r> Process<'r> {
     /// The directory that is mounted at `point` in the process's mount namespace,
-    /// below its root directory (openat2(2), RESOLVE_IN_ROOT).
+    /// below its root directory out of which no link leads.
     ///
     /// # Errors
     ///
@@ -77,10 +77,8 @@ fn mounted<'r>(
     pid: Option<u32>,
 ) -> Result<CgroupDirectory<'r>, Failure> {
     let open = || {
-        let c_point = CString::new(point).map_err(|_| Cause::Malformed("a path with a NUL byte"))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let fd = rustix::fs::openat2(root, &*c_point, flags, Mode::empty(), resolve)?;
+        let fd = open_below(root, point, flags, Links::InRoot)?;
         if run.is_live() && !MAGIC.contains(&(rustix::fs::fstatfs(&fd)?.f_type as u64)) {
             return Err(Cause::Unsupported("another file system hides the control groups"));
         }
@@ -118,10 +116,8 @@ impl CgroupDirectory<'_> {
         let fail = |cause: Cause| self.failure(relative, cause);
         let path = self.below(relative);
         self.run.permit(Access::List, &Text::from_bytes(&path)).map_err(|refusal| fail(refusal.into()))?;
-        let c_path = CString::new(relative).map_err(|_| fail(Cause::Malformed("a path with a NUL byte")))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat2(&*self.fd, &*c_path, flags, Mode::empty(), INSIDE)
-            .map_err(|errno| fail(errno.into()))?;
+        let fd = open_below(&*self.fd, relative, flags, INSIDE).map_err(|errno| fail(errno.into()))?;
         Ok(Self { run: self.run, fd: Arc::new(fd), path, pid: self.pid })
     }
 
@@ -136,8 +132,7 @@ impl CgroupDirectory<'_> {
         self.run
             .permit(Access::Open, &Text::from_bytes(&self.below(name.as_bytes())))
             .map_err(|refusal| fail(refusal.into()))?;
-        let c_name = CString::new(name).map_err(|_| fail(Cause::Malformed("a path with a NUL byte")))?;
-        let (file, _) = open_regular(&self.fd, &c_name, INSIDE).map_err(fail)?;
+        let (file, _) = open_regular(&self.fd, name.as_bytes(), INSIDE).map_err(fail)?;
         into.clear();
         loop {
             if into.len() > LARGEST_CGROUP_FILE {
@@ -158,4 +153,4 @@ impl CgroupDirectory<'_> {
 }
 
 /// A control group file system has no links, and nothing is mounted in it.
-const INSIDE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
+const INSIDE: Links = Links::NoneNorMounts;

@@ -5,12 +5,13 @@ use std::io;
 use std::time::Duration;
 
 use agent_model::{Data, Envelope, Gap, Gathered};
+use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, FromArgMatches};
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 
 use crate::format::{Enveloped, ExtraFormat};
-use crate::{Capability, Failure, Run, Watch};
+use crate::{Capabilities, Capability, Failure, Need, Run, Watch};
 
 /// Whether a command looks at a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,11 @@ pub trait Collector {
     const MANUAL: &'static str;
     /// Capabilities that it is worth raising for it, where they were granted.
     const CAPABILITIES: &'static [Capability] = &[];
+    /// Capabilities that one of its options alone needs, by the option's ID.
+    const WITH_OPTION: &'static [(&'static str, Capability)] = &[];
+    /// What it does beyond reading files: any other system call is refused
+    /// ([`crate::confine`]).
+    const NEEDS: &'static [Need] = &[];
     /// Whether it looks at a target.
     const TARGET: TargetUse = TargetUse::Required;
     /// How its answer can be printed beside JSON, NDJSON and a table.
@@ -99,6 +105,10 @@ pub struct Command {
     pub about: &'static str,
     /// [`Collector::CAPABILITIES`].
     pub capabilities: &'static [Capability],
+    /// [`Collector::WITH_OPTION`].
+    pub with_option: &'static [(&'static str, Capability)],
+    /// [`Collector::NEEDS`].
+    pub needs: &'static [Need],
     /// [`Collector::TARGET`].
     pub target: TargetUse,
     /// Its part of the command line.
@@ -126,6 +136,13 @@ impl Command {
     pub fn schema_name(&self) -> String {
         format!("agent.{}/{}", self.name, self.version)
     }
+
+    /// The capabilities that it is worth raising for it with the options in `matches`.
+    pub fn wants(&self, matches: &ArgMatches) -> Capabilities {
+        let is_given = |option: &str| !matches!(matches.value_source(option), None | Some(ValueSource::DefaultValue));
+        let with = self.with_option.iter().filter(|(option, _)| is_given(option));
+        self.capabilities.iter().chain(with.map(|(_, capability)| capability)).copied().collect()
+    }
 }
 
 /// The command of a collector: the one line by which a toolkit lists it.
@@ -135,6 +152,8 @@ pub const fn command<C: Collector>() -> Command {
         version: C::VERSION,
         about: C::ABOUT,
         capabilities: C::CAPABILITIES,
+        with_option: C::WITH_OPTION,
+        needs: C::NEEDS,
         target: C::TARGET,
         arguments: arguments::<C>,
         schema: schema::<C>,

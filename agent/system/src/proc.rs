@@ -13,10 +13,11 @@ use std::sync::Arc;
 use agent_model::Text;
 use agent_session::Access;
 pub use rustix::fs::FileType;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatxFlags};
 use rustix::io::Errno;
 
 use crate::parse::{self, Stat, Status};
+use crate::walk::{Links, open_below};
 use crate::{Cause, Failure, Run};
 
 /// The most that [`Directory::read`] reads of one file.
@@ -101,15 +102,13 @@ impl<'r> Directory<'r> {
 
     pub(crate) fn open(&self, access: Access, name: &str, flags: OFlags) -> Result<OwnedFd, Failure> {
         self.permit(access, name)?;
-        // Beside O_PATH openat2(2) takes no others.
         let unblocked = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NOCTTY | OFlags::NONBLOCK };
         let flags = flags | OFlags::CLOEXEC | unblocked;
         let opened = if self.run.is_live() {
             rustix::fs::openat(&*self.fd, name, flags | OFlags::NOFOLLOW, Mode::empty())
         } else {
             // A recorded tree is a stranger's: nothing in it leads out of it.
-            let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-            rustix::fs::openat2(&*self.fd, name, flags, Mode::empty(), inside)
+            open_below(&*self.fd, name.as_bytes(), flags, Links::None)
         };
         opened.map_err(|errno| self.failure(name, errno))
     }

@@ -9,7 +9,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::gate::Subject;
 use crate::parse::{Ids, Status};
-use crate::{Capabilities, Capability, Failure, parse};
+use crate::{Capabilities, Capability, Failure, confine, parse};
 
 /// The agent's own IDs and capabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,11 +22,12 @@ pub struct Rights {
     pub effective: Capabilities,
     /// Permitted capabilities.
     pub permitted: Capabilities,
-    /// The bounding set, which is what the container was granted.
+    /// The bounding set when the agent was started, which is what the container was
+    /// granted.
     pub bounding: Capabilities,
-    /// Whether no_new_privs is set: file capabilities are void then.
+    /// Whether no_new_privs was set when the agent was started: file capabilities are void then.
     pub no_new_privs: bool,
-    /// Seccomp mode: 0 none, 2 filter.
+    /// Seccomp mode when the agent was started: 0 none, 2 filter.
     pub seccomp: u8,
 }
 
@@ -50,7 +51,14 @@ impl Rights {
         let text = std::fs::read("/proc/self/status")
             .map_err(|error| fail(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO).into()))?;
         let status = parse::status(&text).ok_or_else(|| fail(crate::Cause::Malformed("no Uid and Gid")))?;
-        Ok(Self::from_status(&status))
+        let mut rights = Self::from_status(&status);
+        // These are about the container, and we have changed our own since.
+        if let Some(before) = confine::before() {
+            rights.bounding = before.bounding;
+            rights.no_new_privs = before.no_new_privs;
+            rights.seccomp = before.seccomp;
+        }
+        Ok(rights)
     }
 
     fn from_status(status: &Status) -> Self {
@@ -123,6 +131,14 @@ impl Rights {
         *self = Self::now()?;
         self.raise(wanted.union(as_much).without(keys.without(subject.permitted)))?;
         Ok(Approach::AsTarget)
+    }
+}
+
+impl Rights {
+    /// How an earlier run of this process has reached its target.
+    pub(crate) fn approached(&self) -> Approach {
+        let has_changed = confine::before().is_some_and(|before| before.uid != self.uid || before.gid != self.gid);
+        if has_changed { Approach::AsTarget } else { Approach::AsWeAre }
     }
 }
 

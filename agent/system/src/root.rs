@@ -1,14 +1,14 @@
 //! Files of the target, through its root directory.
 
-use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use agent_model::Text;
 use agent_session::Access;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::proc::is_regular;
+use crate::walk::{Links, open_below};
 use crate::{Cause, Failure, Process, Run};
 
 /// A regular file of the target, open for reading.
@@ -28,8 +28,7 @@ pub struct TargetFile<'r> {
 
 impl<'r> Process<'r> {
     /// Opens the regular file `path` as the process would see it: below its root
-    /// directory, out of which no symbolic link leads (openat2(2),
-    /// RESOLVE_IN_ROOT). Nothing but a regular file is ever opened for reading: a
+    /// directory, out of which no symbolic link leads. Nothing but a regular file is ever opened for reading: a
     /// FIFO, a device or a socket in its place is refused untouched.
     ///
     /// In a recorded tree, `PID/root` is the root directory if it was recorded.
@@ -41,10 +40,8 @@ impl<'r> Process<'r> {
         let shown = [self.path().as_bytes(), b"/root", path].concat();
         let fail = |cause: Cause| Failure { path: Text::from_bytes(&shown), cause, pid: Some(self.pid()) };
         self.run().permit(Access::Open, &Text::from_bytes(&shown)).map_err(|refusal| fail(refusal.into()))?;
-        let c_path = CString::new(path).map_err(|_| fail(Cause::Malformed("a path with a NUL byte")))?;
         let root = self.root_directory()?;
-        let (fd, stat) =
-            open_regular(&root, &c_path, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS).map_err(fail)?;
+        let (fd, stat) = open_regular(&root, path, Links::InRoot).map_err(fail)?;
         let device = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
         Ok(TargetFile {
             run: self.run(),
@@ -67,8 +64,7 @@ impl Process<'_> {
             return rustix::fs::openat(self.fd(), c"root", flags, Mode::empty())
                 .map_err(|errno| self.failure("root", errno));
         }
-        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        rustix::fs::openat2(self.fd(), c"root", flags, Mode::empty(), inside).map_err(|errno| {
+        open_below(self.fd(), b"root", flags, Links::None).map_err(|errno| {
             let cause = match errno {
                 Errno::NOENT | Errno::LOOP | Errno::NOTDIR => {
                     Cause::Unsupported("this recorded tree has no files of the target")
@@ -85,10 +81,10 @@ impl Process<'_> {
 /// something.
 pub(crate) fn open_regular(
     directory: &OwnedFd,
-    path: &CStr,
-    resolve: ResolveFlags,
+    path: &[u8],
+    links: Links,
 ) -> Result<(OwnedFd, rustix::fs::Stat), Cause> {
-    let found = rustix::fs::openat2(directory, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    let found = open_below(directory, path, OFlags::PATH, links)?;
     let no_file = |_| Cause::Malformed("not a regular file");
     is_regular(&found).map_err(no_file)?;
     // Reopen just this file: its path may lead elsewhere by now.
@@ -103,15 +99,13 @@ impl Process<'_> {
     /// Whether the file `path`, as the process would see it, is the inode `inode`. It
     /// is not opened.
     pub fn has_in_root(&self, path: &[u8], inode: u64) -> bool {
-        let Ok(c_path) = CString::new(path) else { return false };
         let shown = [self.path().as_bytes(), b"/root", path].concat();
         if !self.run().is_live() || self.run().permit(Access::Attributes, &Text::from_bytes(&shown)).is_err() {
             return false;
         }
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let root = rustix::fs::openat(self.fd(), c"root", flags | OFlags::DIRECTORY, Mode::empty());
-        root.and_then(|root| rustix::fs::openat2(root, &*c_path, flags, Mode::empty(), inside))
+        root.and_then(|root| open_below(root, path, flags, Links::InRoot))
             .and_then(rustix::fs::fstat)
             .is_ok_and(|stat| stat.st_ino == inode)
     }

@@ -1,12 +1,12 @@
 //! Directories of the target, through its root directory.
 
-use std::ffi::CString;
 use std::mem::MaybeUninit;
 
 use agent_model::Text;
 use agent_session::Access;
-use rustix::fs::{Mode, OFlags, RawDir, ResolveFlags};
+use rustix::fs::{OFlags, RawDir};
 
+use crate::walk::{Links, open_below};
 use crate::{Cause, Failure, Process};
 
 impl Process<'_> {
@@ -20,12 +20,9 @@ impl Process<'_> {
         let shown = [self.path().as_bytes(), b"/root", path].concat();
         let fail = |cause: Cause| Failure { path: Text::from_bytes(&shown), cause, pid: Some(self.pid()) };
         self.run().permit(Access::List, &Text::from_bytes(&shown)).map_err(|refusal| fail(refusal.into()))?;
-        let c_path = CString::new(path).map_err(|_| fail(Cause::Malformed("a path with a NUL byte")))?;
         let root = self.root_directory()?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let list =
-            rustix::fs::openat2(&root, c_path, flags, Mode::empty(), inside).map_err(|errno| fail(errno.into()))?;
+        let list = open_below(&root, path, flags, Links::InRoot).map_err(|errno| fail(errno.into()))?;
         let mut buffer = vec![MaybeUninit::<u8>::uninit(); 32 << 10];
         let mut entries = RawDir::new(list, &mut buffer);
         let mut names = Vec::new();

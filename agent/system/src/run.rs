@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use agent_model::{Gap, Target, Text};
+use agent_model::{Gap, Reason, Target, Text};
 use agent_session::{Access, Ledger, Refusal, Session};
 
 use crate::format::Stream;
@@ -13,7 +13,7 @@ use crate::gate::{self, Subject};
 use crate::memo::Memo;
 use crate::parse;
 use crate::rights::{Approach, Rights};
-use crate::{Capabilities, Directory, Failure, Process, clock, own, proc, stop};
+use crate::{Capabilities, Directory, Failure, Need, Process, clock, confine, own, proc, stop};
 
 /// Where a run looks.
 #[derive(Debug, Default)]
@@ -22,6 +22,10 @@ pub struct Plan {
     pub proc: Option<String>,
     /// Capabilities to raise where they are permitted.
     pub capabilities: Capabilities,
+    /// What the command does beyond reading ([`crate::Collector::NEEDS`]). Whoever performs
+    /// several commands in one process gives what all of them need, and all their
+    /// capabilities, to each: the first run confines the process for good.
+    pub needs: Vec<Need>,
     /// The [`crate::ExtraFormat`] that the answer is for, by its name.
     pub format: Option<&'static str>,
     /// What the collector writes as it goes.
@@ -44,6 +48,7 @@ pub struct Run {
     wanted: Capabilities,
     /// Whether the command looks into processes at all.
     looks_in: bool,
+    needs: Vec<Need>,
     rights: Mutex<Option<Rights>>,
     subjects: Mutex<HashMap<u32, Option<Subject>>>,
     target: Option<Target>,
@@ -75,6 +80,7 @@ impl Run {
             stream: Mutex::new(plan.stream),
             wanted: plan.capabilities,
             looks_in: live && plan.capabilities != Capabilities::default(),
+            needs: plan.needs,
             rights: Mutex::new(None),
             subjects: Mutex::default(),
             target: None,
@@ -84,8 +90,10 @@ impl Run {
         };
         if run.looks_in {
             let mut rights = Rights::now()?;
-            run.wanted = rights.least(run.wanted);
-            rights.raise(run.wanted)?;
+            if confine::state().is_none() {
+                run.wanted = rights.least(run.wanted);
+                rights.raise(run.wanted)?;
+            }
             *lock(&run.rights) = Some(rights);
         }
         Ok(run)
@@ -205,7 +213,11 @@ impl Run {
                 Some(rights) => rights,
                 None => Rights::now()?,
             };
-            let approach = rights.approach(&subject, self.wanted)?;
+            let approach = match confine::state() {
+                None => rights.approach(&subject, self.wanted)?,
+                // An earlier run of this process has decided it for good.
+                Some(_) => rights.approached(),
+            };
             *lock(&self.rights) = Some(rights);
             *lock(&self.approach) = approach;
             if approach == Approach::AsTarget {
@@ -248,23 +260,12 @@ impl Run {
         *rights
     }
 
-    /// Raises `capability` as well, if it was granted: for an option that alone needs
-    /// it.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses, which it does not for what is permitted.
-    pub fn raise_also(&self, capability: crate::Capability) -> Result<(), Failure> {
-        let mut known = lock(&self.rights);
-        let mut rights = match *known {
-            Some(rights) => rights,
-            None => Rights::now()?,
-        };
-        if self.live {
-            rights.raise(rights.effective.union(capability.only()))?;
-        }
-        *known = Some(rights);
-        Ok(())
+    /// Gives up for good what the command does not need ([`crate::confine`]). Before it
+    /// starts to look, and after the target is aimed at.
+    pub fn confine(&self) {
+        let Some(rights) = self.rights() else { return };
+        let keep = if self.looks_in { rights.effective } else { Capabilities::default() };
+        confine::enter(&rights, keep, &self.needs);
     }
 
     /// What is known of `pid` as the other side of an access check.
@@ -292,6 +293,18 @@ impl Run {
     /// denial.
     pub fn explain(&self, failure: &Failure) -> Option<gate::Verdict> {
         gate::verdict(self, failure)
+    }
+
+    /// A gap for each kind of system call that was tried and refused by the agent's own
+    /// filter since the last time: the answer may lack what they were for.
+    pub fn refused(&self) -> Vec<Gap> {
+        let gap = |call: confine::RefusedCall| {
+            let argument = call.argument.map(|argument| format!("{argument:#x}")).unwrap_or_default();
+            Gap::new("", Reason::RefusedByPolicy)
+                .path(format!("{}({argument})", call.name).as_str())
+                .detail(format!("the agent's own filter of system calls refused it, {} times", call.times))
+        };
+        confine::refused_calls().into_iter().map(gap).collect()
     }
 
     /// How the target is reached.

@@ -69,7 +69,10 @@ impl<'r> SockDiag<'r> {
     /// diagnostics of this family or protocol. Answers before that were handed out.
     pub fn dump(&mut self, request: &[u8], mut each: impl FnMut(&[u8])) -> Result<Dumped, Failure> {
         self.sequence += 1;
-        rustix::net::send(&self.socket, &message(self.sequence, request), SendFlags::empty()).map_err(fail)?;
+        // With the kernel's address: what has none is not sent (crate::confine).
+        let kernel = netlink::SocketAddrNetlink::new(0, 0);
+        rustix::net::sendto(&self.socket, &message(self.sequence, request), SendFlags::empty(), &kernel)
+            .map_err(fail)?;
         let mut dumped = Dumped::default();
         loop {
             if self.run.is_over() {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use agent_model::{Gap, Gathered, Reason};
 use agent_system::collector::TargetUse;
 use agent_system::format::ExtraFormat;
-use agent_system::{Capability, Collector, Enveloped, Failure, Run, capture};
+use agent_system::{Capability, Collector, Enveloped, Failure, Need, Run, capture};
 
 use data::Packets;
 pub use options::Options;
@@ -67,6 +67,7 @@ standard error (ndjson: as its last line). With -o ndjson each row is a packet.
   agent capture --dry-run --filter 'tcp[tcpflags] & tcp-rst != 0'";
     const CAPABILITIES: &'static [Capability] =
         &[Capability::NET_RAW, Capability::SYS_PTRACE, Capability::DAC_READ_SEARCH, Capability::DAC_OVERRIDE];
+    const NEEDS: &'static [Need] = &[Need::Packets, Need::SocketDiagnostics, Need::Descriptors, Need::Interrupts];
     const TARGET: TargetUse = TargetUse::Optional;
     const FORMATS: &'static [ExtraFormat<Packets>] = &[
         ExtraFormat { name: "pcapng", about: "for Wireshark, tshark and tcpdump", write: nothing },

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use agent_model::{Gap, Gathered, Listing, Reason, Wide};
 use agent_system::collector::TargetUse;
-use agent_system::{Capability, Collector, Failure, Run};
+use agent_system::{Capability, Collector, Failure, Need, Run};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -88,6 +88,7 @@ load its modules tcp_diag, udp_diag and unix_diag, as ss(8) does.
   agent sockets --process 7 --protocol tcp -o ndjson | jq '.tcp.rtt_us'";
     const CAPABILITIES: &'static [Capability] =
         &[Capability::SYS_PTRACE, Capability::DAC_READ_SEARCH, Capability::DAC_OVERRIDE];
+    const NEEDS: &'static [Need] = &[Need::Descriptors, Need::SocketDiagnostics];
     const TARGET: TargetUse = TargetUse::Optional;
     type Options = Options;
     type Data = Listing<Socket, Summary>;

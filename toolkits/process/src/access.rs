@@ -4,7 +4,7 @@ use agent_model::{Gathered, Listing, Text};
 use agent_system::parse::Ids;
 use agent_system::rights::{Approach, Rights};
 use agent_system::sock_diag::SockDiag;
-use agent_system::{Capabilities, Capability, Collector, Failure, NoOptions, Process, Run};
+use agent_system::{Capabilities, Capability, Collector, Failure, Need, NoOptions, Process, Run};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -133,6 +133,7 @@ namespaces and flags.
   agent access                                      before anything else
   agent access -o ndjson | jq 'select(.available == false) | .remedy'";
     const CAPABILITIES: &'static [Capability] = USED;
+    const NEEDS: &'static [Need] = &[Need::Stops, Need::SocketDiagnostics, Need::Packets];
     type Options = NoOptions;
     type Data = Listing<Row, Summary>;
 

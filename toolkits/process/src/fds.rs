@@ -10,7 +10,7 @@ use agent_model::{Gap, Gathered, Listing, Noted, Reason, Text, Wide};
 use agent_network::sockets::{self, Socket};
 use agent_system::parse::{self, Mount};
 use agent_system::proc::{Attributes, FileType};
-use agent_system::{Capability, Collector, Directory, Failure, Process, Run, in_halves};
+use agent_system::{Capability, Collector, Directory, Failure, Need, Process, Run, in_halves};
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -149,6 +149,7 @@ still tells is shown, and the rest is a gap.
   agent fds --name redis-server -o ndjson | jq 'select(.deleted)'";
     const CAPABILITIES: &'static [Capability] =
         &[Capability::SYS_PTRACE, Capability::DAC_READ_SEARCH, Capability::DAC_OVERRIDE];
+    const NEEDS: &'static [Need] = &[Need::Descriptors, Need::SocketDiagnostics];
     type Options = Options;
     type Data = Listing<Row, Summary>;
 

@@ -8,7 +8,7 @@ mod sampler;
 use std::time::Duration;
 
 use agent_model::{Gap, Gathered, Hex, Listing, Reason, Text};
-use agent_system::{Capability, Collector, ExtraFormat, Failure, Run};
+use agent_system::{Capability, Collector, ExtraFormat, Failure, Need, Run};
 use clap::{Args, ValueEnum};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -174,6 +174,7 @@ SIGINT, SIGTERM, and when the target ends.
   agent profile --threads -o ndjson | jq 'select(.state == \"on_cpu\")'";
     const CAPABILITIES: &'static [Capability] =
         &[Capability::SYS_PTRACE, Capability::DAC_READ_SEARCH, Capability::DAC_OVERRIDE];
+    const NEEDS: &'static [Need] = &[Need::Stops, Need::Interrupts];
     const FORMATS: &'static [ExtraFormat<Self::Data>] = &[
         ExtraFormat { name: "pprof", about: "profile.proto, gzipped, for pprof", write: formats::pprof },
         ExtraFormat { name: "folded", about: "a line a stack, with its microseconds", write: formats::folded },

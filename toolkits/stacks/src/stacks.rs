@@ -11,7 +11,7 @@ use std::time::Duration;
 use agent_model::{Gap, Gathered, Hex, Listing, Noted, Reason, Text};
 use agent_system::memory::Memory;
 use agent_system::parse::{self, Call, Doing};
-use agent_system::{Capability, Collector, Directory, Failure, Process, Run};
+use agent_system::{Capability, Collector, Directory, Failure, Need, Process, Run};
 use clap::{Args, ValueEnum};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -100,6 +100,8 @@ pthread_join.
   agent stacks --stop never          without holding any thread";
     const CAPABILITIES: &'static [Capability] =
         &[Capability::SYS_PTRACE, Capability::DAC_READ_SEARCH, Capability::DAC_OVERRIDE];
+    const WITH_OPTION: &'static [(&'static str, Capability)] = &[("kernel", Capability::SYS_ADMIN)];
+    const NEEDS: &'static [Need] = &[Need::Stops, Need::SocketDiagnostics];
     type Options = Options;
     type Data = Listing<Row, Summary>;
 
@@ -107,9 +109,6 @@ pthread_join.
         let process = run.target_process()?;
         let mut gaps = Vec::new();
         let mut stills = HashMap::new();
-        if options.kernel {
-            run.raise_also(Capability::SYS_ADMIN)?;
-        }
         let links = process.directory("fd").ok();
         let dump = Dump {
             run,
