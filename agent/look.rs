@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use agent_model::{Cost, Envelope, Observed};
+use agent_model::{Cost, Envelope, Gap, Observed};
 use agent_output::{Ended, Printed};
 use agent_session::{Entry, Session};
 use agent_system::collector::TargetUse;
@@ -42,7 +42,7 @@ pub(crate) struct Stopped {
     pub(crate) words: String,
     /// What went wrong, where it was one access.
     #[allow(dead_code, reason = "scenarios take it")]
-    pub(crate) gap: Option<Box<agent_model::Gap>>,
+    pub(crate) gap: Option<Box<Gap>>,
 }
 
 impl From<Failure> for Stopped {
@@ -65,6 +65,8 @@ pub(crate) struct Look<'a> {
     /// How many envelopes there were.
     sequence: u64,
     since: Began,
+    /// Gaps that are not the collector's: they go into the next envelope.
+    noted: Vec<Gap>,
 }
 
 impl<'a> Look<'a> {
@@ -87,7 +89,12 @@ impl<'a> Look<'a> {
             return Err(no_target(&error));
         }
         run.confine();
-        Ok(Self { command, matches, run, sequence: 0, since })
+        Ok(Self { command, matches, run, sequence: 0, since, noted: Vec::new() })
+    }
+
+    /// Puts `gap`, if there is one, into the next envelope.
+    pub(crate) fn note(&mut self, gap: Option<Gap>) {
+        self.noted.extend(gap);
     }
 
     /// Looks as often as the options ask, and hands each envelope to `tell`, which says whether anybody
@@ -148,12 +155,13 @@ impl<'a> Look<'a> {
     }
 
     /// Looks once.
-    fn gather(&self) -> Result<Answer, Stopped> {
+    fn gather(&mut self) -> Result<Answer, Stopped> {
         let collected = (self.command.collect)(&self.run, self.matches);
         self.run.settle();
-        let refused = self.run.refused();
+        let mut gaps = std::mem::take(&mut self.noted);
+        gaps.extend(self.run.refused());
         let collected = collected.map(|mut answer| {
-            answer.gaps.extend(refused);
+            answer.gaps.extend(gaps);
             answer
         });
         collected.map_err(|failure| {

@@ -5,11 +5,15 @@
 
 mod cli;
 mod look;
+#[cfg(test)]
+mod privileges;
 mod resource;
 mod snapshot;
 mod stream;
 mod verdict;
 mod version;
+#[cfg(debug_assertions)]
+mod violate;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -29,6 +33,12 @@ use crate::verdict::{Status, Verdict};
 fn commands() -> impl Iterator<Item = &'static Command> {
     const OWN: &[Command] =
         &[agent_system::command::<snapshot::Snapshot>(), agent_system::command::<version::Version>()];
+    // Only test builds try what must be refused.
+    #[cfg(debug_assertions)]
+    const VIOLATIONS: &[Command] =
+        &[agent_system::command::<violate::Violate<true>>(), agent_system::command::<violate::Violate<false>>()];
+    #[cfg(not(debug_assertions))]
+    const VIOLATIONS: &[Command] = &[];
     [
         agent_process::COMMANDS,
         agent_memory::COMMANDS,
@@ -36,6 +46,7 @@ fn commands() -> impl Iterator<Item = &'static Command> {
         agent_binaries::COMMANDS,
         agent_network::COMMANDS,
         OWN,
+        VIOLATIONS,
     ]
     .into_iter()
     .flatten()
@@ -119,7 +130,7 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
     };
     let mut verdict = Verdict::new(session.info(), command);
     let status = look(command, matches, (&global, chosen), session, began, &mut verdict)?;
-    verdict.leave(status);
+    verdict.leave(status, None);
     Ok(status)
 }
 
@@ -167,6 +178,7 @@ fn look(
     let mut printer = Printer { command, chosen, streamed };
     let mut worst = Status::Complete;
     let looked = Look::begin(command, matches, session, plan, began).and_then(|mut look| {
+        look.note(verdict.gap());
         look.each(|envelope, answer, entries| {
             verdict.saw(envelope);
             let printed = printer.print(envelope, answer);

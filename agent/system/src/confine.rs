@@ -71,7 +71,7 @@ pub fn refused_calls() -> Vec<RefusedCall> {
 
 /// Lets a file that is open already be written to after the filter is there: an output of
 /// our own, or the other end of a channel. It must stay open.
-pub fn may_write(file: impl std::os::fd::AsRawFd) {
+pub fn may_write(file: &impl std::os::fd::AsRawFd) {
     lock(&OUTPUTS).push(file.as_raw_fd());
 }
 

@@ -41,6 +41,8 @@ pub mod run;
 pub mod sock_diag;
 pub mod stop;
 pub mod target;
+#[cfg(debug_assertions)]
+pub mod violate;
 pub mod wait;
 mod walk;
 pub mod watch;

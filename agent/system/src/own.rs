@@ -1,7 +1,7 @@
 //! The agent's own process and container.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 
 use crate::parse::{self, Mount};
@@ -9,9 +9,6 @@ use crate::parse::{self, Mount};
 /// Where the kubelet mounts the file whose content becomes the container's
 /// termination message (`terminationMessagePath`, its default).
 const TERMINATION_LOG: &str = "/dev/termination-log";
-
-/// The kubelet cuts a termination message off there.
-const TERMINATION_LOG_BYTES: usize = 4096;
 
 /// Our process ID in our own pid namespace.
 pub fn pid() -> u32 {
@@ -107,21 +104,45 @@ pub fn random(bytes: &mut [u8]) {
     }
 }
 
-/// Writes the container's termination message, where the kubelet has mounted the
-/// file for it: nowhere else is anything created or written.
+/// The container's termination message, open to be written at the end.
 ///
-/// # Errors
-///
-/// When the file is there and cannot be written.
-pub fn write_termination_message(mounts: &[Mount], message: &[u8]) -> std::io::Result<bool> {
-    if !mounts.iter().any(|mount| mount.point == TERMINATION_LOG.as_bytes()) {
-        return Ok(false);
+/// It is opened first, since nothing can be opened for writing once the agent is confined,
+/// and before the target's IDs are taken on.
+#[derive(Debug)]
+pub struct TerminationMessage {
+    file: fs::File,
+}
+
+impl TerminationMessage {
+    /// Where it is.
+    pub const PATH: &'static str = TERMINATION_LOG;
+
+    /// Opens it, where the kubelet has mounted the file for it: nowhere else is anything
+    /// created or written. `None` where it has not.
+    ///
+    /// # Errors
+    ///
+    /// When the file is there and cannot be opened.
+    pub fn open() -> std::io::Result<Option<Self>> {
+        if !mounts().iter().any(|mount| mount.point == TERMINATION_LOG.as_bytes()) {
+            return Ok(None);
+        }
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
+            .open(TERMINATION_LOG)?;
+        crate::confine::may_write(&file);
+        Ok(Some(Self { file }))
     }
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .truncate(true)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-        .open(TERMINATION_LOG)?;
-    file.write_all(&message[..message.len().min(TERMINATION_LOG_BYTES)])?;
-    Ok(true)
+
+    /// Writes `message` in the place of what was there.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written: a full disk.
+    pub fn write(&mut self, message: &[u8]) -> std::io::Result<()> {
+        self.file.rewind()?;
+        self.file.set_len(0)?;
+        self.file.write_all(message)
+    }
 }

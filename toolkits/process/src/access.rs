@@ -4,7 +4,7 @@ use agent_model::{Gathered, Listing, Text};
 use agent_system::parse::Ids;
 use agent_system::rights::{Approach, Rights};
 use agent_system::sock_diag::SockDiag;
-use agent_system::{Capabilities, Capability, Collector, Failure, Need, NoOptions, Process, Run};
+use agent_system::{Capabilities, Capability, Collector, Failure, Need, NoOptions, Process, Run, confine};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -80,8 +80,12 @@ pub struct Agent {
     pub effective: Vec<&'static str>,
     /// Whether no_new_privs is set: file capabilities have no effect then.
     pub no_new_privs: bool,
-    /// `none`, `strict` or `filter`.
+    /// The filter around us: `none`, `strict` or `filter`.
     pub seccomp: &'static str,
+    /// What the agent itself has given up: `system_calls` where its own filter lets through
+    /// no others than the command needs, `capabilities` where the kernel has no seccomp or
+    /// refuses a filter.
+    pub confined: &'static str,
 }
 
 /// IDs and capabilities of a process.
@@ -172,6 +176,11 @@ fn agent(run: &Run, rights: &Rights) -> Agent {
             0 => "none",
             1 => "strict",
             _ => "filter",
+        },
+        confined: match confine::state() {
+            Some(confined) if confined.needs.is_some() => "system_calls",
+            Some(_) => "capabilities",
+            None => "nothing",
         },
     }
 }

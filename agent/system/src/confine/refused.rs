@@ -24,7 +24,7 @@ pub struct RefusedCall {
 const SYS_SECCOMP: libc::c_int = 1;
 
 /// As many kinds of calls as are told apart.
-const KINDS: usize = 32;
+const KINDS: usize = 128;
 
 /// The number of the call (plus one) above its argument, and how often.
 struct Slot {
