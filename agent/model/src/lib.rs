@@ -37,6 +37,11 @@ pub const COLUMN: &str = "x-column";
 /// so that a table can draw a tree: `#[schemars(extend("x-tree" = "depth"))]`.
 pub const TREE: &str = "x-tree";
 
+/// The schema extension that names the fields which a column shows of an object, or of
+/// each object in a list: `#[schemars(extend("x-items" = ["state", "port"]))]`. Without
+/// it, of a list, those that are columns themselves.
+pub const ITEMS: &str = "x-items";
+
 /// The extension key of a field of a row that is a list: it is shown as lines below
 /// the row, each with the columns of its own items.
 pub const LINES: &str = "x-lines";

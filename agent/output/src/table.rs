@@ -4,9 +4,10 @@
 //! fields of a row are columns, and which column draws the tree, stands in the
 //! schema.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
-use agent_model::{COLUMN, Gap, LINES, TREE};
+use agent_model::{COLUMN, Gap, ITEMS, LINES, TREE};
 use schemars::Schema;
 use serde_json::Value;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -19,7 +20,7 @@ struct Column {
     heading: String,
     /// The field by which it is indented.
     tree: Option<String>,
-    /// Of a list of objects, the fields that are shown of each.
+    /// Of an object or a list of objects, the fields that are shown of each.
     items: Vec<String>,
 }
 
@@ -30,21 +31,26 @@ impl Column {
     /// The text of this column for one row.
     fn cell(&self, row: &Value) -> String {
         let value = row.get(&self.key).unwrap_or(&Value::Null);
-        let Value::Array(list) = value else { return cell(&self.key, value) };
-        if self.items.is_empty() {
-            return cell(&self.key, value);
-        }
         let item = |one: &Value| {
-            let fields = self.items.iter().map(|key| cell(key, one.get(key).unwrap_or(&Value::Null)));
+            let fields = self.items.iter().filter_map(|key| one.get(key).map(|value| cell(key, value)));
             fields.collect::<Vec<_>>().join(" ")
         };
-        let mut text = list.iter().take(SHOWN_ITEMS).map(item).collect::<Vec<_>>().join(", ");
-        if list.len() > SHOWN_ITEMS {
-            text.push_str(&format!(" and {} more", list.len() - SHOWN_ITEMS));
+        match value {
+            Value::Array(list) if !self.items.is_empty() => {
+                let mut text = list.iter().take(SHOWN_ITEMS).map(item).collect::<Vec<_>>().join(", ");
+                if list.len() > SHOWN_ITEMS {
+                    text.push_str(&format!(" and {} more", list.len() - SHOWN_ITEMS));
+                }
+                text
+            }
+            Value::Object(_) if !self.items.is_empty() => item(value),
+            _ => cell(&self.key, value),
         }
-        text
     }
 }
+
+/// Rows by their index: a table goes over them twice, and keeps none.
+type Rows<'a> = &'a dyn Fn(usize) -> io::Result<Cow<'a, Value>>;
 
 /// Writes `envelope` as a table. Without a `width` nothing is cut off.
 pub(crate) fn write(
@@ -57,15 +63,12 @@ pub(crate) fn write(
     let root = schema.as_value();
     let data = resolve(root, root.pointer("/properties/data").unwrap_or(&Value::Null));
     if let Some(count) = envelope.data.row_count() {
-        let rows = (0..count)
-            .filter_map(|index| envelope.data.row(index))
-            .map(serde_json::to_value)
-            .collect::<Result<Vec<Value>, _>>()?;
-        let row = resolve(root, data.pointer("/properties/rows/items").unwrap_or(&Value::Null));
-        let mut columns = columns(root, row);
-        // What no row has is not worth a column; an empty table keeps its headings.
-        columns.retain(|column| rows.is_empty() || rows.iter().any(|row| row.get(&column.key).is_some()));
-        rows_table(out, &rows, &columns, &below(root, row), width, "")?;
+        let item = resolve(root, data.pointer("/properties/rows/items").unwrap_or(&Value::Null));
+        let row = |index| {
+            let row = envelope.data.row(index).map(serde_json::to_value).transpose()?;
+            Ok(Cow::Owned(row.unwrap_or_default()))
+        };
+        rows_table(out, (count, &row), columns(root, item), &below(root, item), width, "")?;
         if let Some(summary) = envelope.data.summary() {
             writeln!(out)?;
             block(out, &serde_json::to_value(summary)?, &Value::Null, root, width, "")?;
@@ -109,8 +112,13 @@ fn columns(root: &Value, row: &Value) -> Vec<Column> {
         .iter()
         .filter_map(|(key, schema)| {
             let heading = word(schema, COLUMN)?;
-            let item = resolve(root, resolve(root, schema).get("items").unwrap_or(&Value::Null));
-            let items = columns(root, item).into_iter().map(|column| column.key).collect();
+            let items = match schema.get(ITEMS).and_then(Value::as_array) {
+                Some(named) => named.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+                None => {
+                    let item = resolve(root, resolve(root, schema).get("items").unwrap_or(&Value::Null));
+                    columns(root, item).into_iter().map(|column| column.key).collect()
+                }
+            };
             Some(Column { key: key.clone(), heading, tree: word(schema, TREE), items })
         })
         .collect()
@@ -126,63 +134,88 @@ fn below(root: &Value, row: &Value) -> Vec<(String, Vec<Column>)> {
         .collect()
 }
 
+/// What has to be known of all rows before the first is written.
+struct Layout {
+    columns: Vec<Column>,
+    widths: Vec<usize>,
+    /// Whether a column holds nothing but numbers, which stand to the right.
+    numeric: Vec<bool>,
+    tree: Tree,
+}
+
+impl Layout {
+    fn of(mut columns: Vec<Column>, (count, rows): (usize, Rows<'_>)) -> io::Result<Self> {
+        let mut present = vec![count == 0; columns.len()];
+        let mut numeric = vec![true; columns.len()];
+        let mut widths: Vec<usize> = columns.iter().map(|column| column.heading.width()).collect();
+        let mut depths = Vec::new();
+        for index in 0..count {
+            let row = rows(index)?;
+            for (at, column) in columns.iter().enumerate() {
+                let value = row.get(&column.key);
+                present[at] |= value.is_some();
+                numeric[at] &= matches!(value, None | Some(Value::Number(_) | Value::Null));
+                let mut width = column.cell(&row).width();
+                if let Some(key) = &column.tree {
+                    let depth = row.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
+                    width += Tree::WIDTH * depth;
+                    depths.push(depth);
+                }
+                widths[at] = widths[at].max(width);
+            }
+        }
+        // What no row has is not worth a column; an empty table keeps its headings.
+        let mut kept = present.iter();
+        columns.retain(|_| *kept.next().unwrap_or(&true));
+        let kept = |at: &usize| present[*at];
+        let widths = (0..widths.len()).filter(kept).map(|at| widths[at]).collect();
+        let numeric = (0..numeric.len()).filter(kept).map(|at| numeric[at]).collect();
+        Ok(Self { columns, widths, numeric, tree: Tree::new(depths) })
+    }
+
+    /// One line of cells, each as wide as its column.
+    fn line(&self, indent: &str, mut text: impl FnMut(&Column) -> String) -> String {
+        let mut line = String::from(indent);
+        for (at, column) in self.columns.iter().enumerate() {
+            if at > 0 {
+                line.push_str("  ");
+            }
+            let text = text(column);
+            let pad = std::iter::repeat_n(' ', self.widths[at].saturating_sub(text.width()));
+            if self.numeric[at] {
+                line.extend(pad);
+                line.push_str(&text);
+            } else {
+                line.push_str(&text);
+                line.extend(pad);
+            }
+        }
+        line.truncate(line.trim_end().len());
+        line
+    }
+}
+
 fn rows_table(
     out: &mut dyn Write,
-    rows: &[Value],
-    columns: &[Column],
+    rows: (usize, Rows<'_>),
+    columns: Vec<Column>,
     below: &[(String, Vec<Column>)],
     width: Option<usize>,
     indent: &str,
 ) -> io::Result<()> {
-    let trees: Vec<Option<Vec<String>>> =
-        columns.iter().map(|column| column.tree.as_ref().map(|key| tree_prefixes(rows, key))).collect();
-    let mut cells: Vec<Vec<String>> = vec![columns.iter().map(|column| column.heading.clone()).collect()];
-    for (index, row) in rows.iter().enumerate() {
-        cells.push(
-            columns
-                .iter()
-                .zip(&trees)
-                .map(|(column, tree)| {
-                    let text = column.cell(row);
-                    match tree {
-                        Some(prefixes) => format!("{}{text}", prefixes[index]),
-                        None => text,
-                    }
-                })
-                .collect(),
-        );
-    }
-    let last = columns.len().saturating_sub(1);
-    let widths: Vec<usize> =
-        (0..columns.len()).map(|at| cells.iter().map(|row| row[at].width()).max().unwrap_or(0)).collect();
-    let numeric: Vec<bool> = columns
-        .iter()
-        .map(|column| {
-            rows.iter().all(|row| matches!(row.get(&column.key), None | Some(Value::Number(_) | Value::Null)))
-        })
-        .collect();
-    for (index, row) in cells.iter().enumerate() {
-        let mut line = String::from(indent);
-        for (at, text) in row.iter().enumerate() {
-            let pad = widths[at].saturating_sub(text.width());
-            if numeric[at] {
-                line.extend(std::iter::repeat_n(' ', pad));
-                line.push_str(text);
-            } else {
-                line.push_str(text);
-                if at < last {
-                    line.extend(std::iter::repeat_n(' ', pad));
-                }
-            }
-            if at < last {
-                line.push_str("  ");
-            }
-        }
-        writeln!(out, "{}", clip(line.trim_end(), width))?;
-        // The first line is the heading.
-        let Some(value) = index.checked_sub(1).and_then(|at| rows.get(at)) else { continue };
+    let mut layout = Layout::of(columns, rows)?;
+    let mut tree = std::mem::take(&mut layout.tree);
+    let (count, rows) = rows;
+    writeln!(out, "{}", clip(&layout.line(indent, |column| column.heading.clone()), width))?;
+    for index in 0..count {
+        let row = rows(index)?;
+        let line = layout.line(indent, |column| match column.tree {
+            Some(_) => tree.prefix(index) + &column.cell(&row),
+            None => column.cell(&row),
+        });
+        writeln!(out, "{}", clip(&line, width))?;
         for (key, columns) in below {
-            for item in value.get(key).and_then(Value::as_array).into_iter().flatten() {
+            for item in row.get(key).and_then(Value::as_array).into_iter().flatten() {
                 let mut line = format!("{indent}     ");
                 for column in columns {
                     line.push_str("  ");
@@ -195,30 +228,44 @@ fn rows_table(
     Ok(())
 }
 
-/// The lines that lead to each row of a tree: rows come parent first, with their
-/// depth in `key`.
-fn tree_prefixes(rows: &[Value], key: &str) -> Vec<String> {
-    let depths: Vec<usize> =
-        rows.iter().map(|row| row.get(key).and_then(Value::as_u64).unwrap_or(0) as usize).collect();
-    let mut prefixes = vec![String::new(); rows.len()];
-    // From the end: whether a later row stands at a depth, below the same parent.
-    let mut follows: Vec<bool> = Vec::new();
-    for (index, &depth) in depths.iter().enumerate().rev() {
-        follows.resize(follows.len().max(depth + 1), false);
-        let mut prefix = String::new();
-        for (level, has_next) in follows.iter().enumerate().take(depth + 1).skip(1) {
-            prefix.push_str(match (level == depth, *has_next) {
-                (true, true) => "├─ ",
-                (true, false) => "└─ ",
-                (false, true) => "│  ",
-                (false, false) => "   ",
-            });
+/// The lines that lead to each row of a tree. Rows come parent first.
+#[derive(Default)]
+struct Tree {
+    /// How deep each row stands, and whether another one follows it below the same parent.
+    rows: Vec<(usize, bool)>,
+    /// The latter of the ancestors of the row that was drawn last, itself included.
+    open: Vec<bool>,
+}
+
+impl Tree {
+    /// Columns that a level takes.
+    const WIDTH: usize = 3;
+
+    fn new(depths: Vec<usize>) -> Self {
+        let mut rows: Vec<(usize, bool)> = depths.into_iter().map(|depth| (depth, false)).collect();
+        // From the end: the depths at which a later row stands, below the same parent.
+        let mut later: Vec<bool> = Vec::new();
+        for (depth, follows) in rows.iter_mut().rev() {
+            later.resize(*depth + 1, false);
+            *follows = std::mem::replace(&mut later[*depth], true);
         }
-        prefixes[index] = prefix;
-        follows.truncate(depth + 1);
-        follows[depth] = true;
+        Self { rows, open: Vec::new() }
     }
-    prefixes
+
+    /// What stands before row `index`; rows are drawn in their order.
+    fn prefix(&mut self, index: usize) -> String {
+        let Some(&(depth, follows)) = self.rows.get(index) else { return String::new() };
+        self.open.resize(depth, false);
+        let mut prefix = String::new();
+        for open in self.open.iter().skip(1) {
+            prefix.push_str(if *open { "│  " } else { "   " });
+        }
+        if depth > 0 {
+            prefix.push_str(if follows { "├─ " } else { "└─ " });
+        }
+        self.open.push(follows);
+        prefix
+    }
 }
 
 /// An object as `name  value` lines; lists of objects in it as tables.
@@ -245,7 +292,8 @@ fn block(
                 if chosen.is_empty() {
                     chosen = all_plain(list);
                 }
-                rows_table(out, list, &chosen, &[], width, &deeper)?;
+                let row = |index: usize| Ok(Cow::Borrowed(list.get(index).unwrap_or(&Value::Null)));
+                rows_table(out, (list.len(), &row), chosen, &[], width, &deeper)?;
             }
             Value::Object(inner) if !inner.is_empty() => {
                 writeln!(out, "{indent}{key}")?;
@@ -394,8 +442,42 @@ mod tests {
 
     #[test]
     fn trees_are_drawn_from_depths() {
-        let rows: Vec<Value> = [0, 1, 2, 1, 0, 1].iter().map(|depth| json!({"depth": depth})).collect();
-        assert_eq!(tree_prefixes(&rows, "depth"), ["", "├─ ", "│  └─ ", "└─ ", "", "└─ "]);
+        let drawn = |depths: &[usize]| {
+            let mut tree = Tree::new(depths.to_vec());
+            (0..depths.len()).map(|index| tree.prefix(index)).collect::<Vec<_>>()
+        };
+        assert_eq!(drawn(&[0, 1, 2, 1, 0, 1]), ["", "├─ ", "│  └─ ", "└─ ", "", "└─ "]);
+        assert_eq!(drawn(&[0, 1, 2, 3, 2, 0]), ["", "└─ ", "   ├─ ", "   │  └─ ", "   └─ ", ""]);
+        // A row may stand deeper than its parent's depth and one: the parent was not seen.
+        assert_eq!(drawn(&[2, 1, 3]), ["   └─ ", "└─ ", "      └─ "]);
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell_and_empty_ones_are_left_out() {
+        let column = |key: &str, items: &[&str]| Column {
+            key: key.to_owned(),
+            heading: key.to_uppercase(),
+            tree: (key == "name").then(|| "depth".to_owned()),
+            items: items.iter().map(|item| (*item).to_owned()).collect(),
+        };
+        let rows = [
+            json!({"pid": 1, "name": "init", "depth": 0, "socket": {"a": 1, "c": "x"}}),
+            json!({"pid": 12345, "name": "worker", "depth": 1, "size_bytes": 2048}),
+        ];
+        let mut out = Vec::new();
+        let columns = vec![
+            column("pid", &[]),
+            column("name", &[]),
+            column("none", &[]),
+            column("size_bytes", &[]),
+            column("socket", &["c", "b", "a"]),
+        ];
+        let row = |index: usize| Ok(Cow::Borrowed(&rows[index]));
+        rows_table(&mut out, (2, &row), columns, &[], None, "").expect("writes to memory");
+        assert_eq!(
+            String::from_utf8(out).expect("UTF-8"),
+            "  PID  NAME       SIZE_BYTES  SOCKET\n    1  init                -  x 1\n12345  └─ worker        2.0K  -\n"
+        );
     }
 
     #[test]

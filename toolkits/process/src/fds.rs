@@ -94,6 +94,7 @@ pub struct Row {
     /// A socket: protocol, addresses, state, queues, as in `sockets`. Absent where no
     /// table of the network namespace has it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "SOCKET", "x-items" = ["protocol", "state", "local_address", "local_port", "remote_address", "remote_port", "path", "abstract_name"]))]
     pub socket: Option<Box<Socket>>,
     /// Who holds the other end of a pipe or of a unix socket, by pid and descriptor:
     /// with --peers, 64 at the most. Empty when nobody of this pid namespace but the
@@ -198,6 +199,9 @@ fn join_sockets(run: &Run, rows: &mut [Noted<Row>], gaps: &mut Vec<Gap>) {
 /// Below this many descriptors a second thread costs more than it gives.
 const WORTH_A_THREAD: usize = 512;
 
+/// The attributes of files by mount and inode: one that leaks is open thousands of times.
+type Seen = HashMap<(u64, u64), Attributes>;
+
 /// What every row needs.
 struct Looker<'a, 'r> {
     run: &'r Run,
@@ -238,12 +242,12 @@ impl<'a, 'r> Looker<'a, 'r> {
     }
 
     fn some(&self, ids: &[u32]) -> Vec<Noted<Row>> {
-        let mut buffer = Vec::with_capacity(4096);
-        ids.iter().filter_map(|fd| self.one(*fd, &mut buffer)).collect()
+        let (mut buffer, mut seen) = (Vec::with_capacity(4096), Seen::new());
+        ids.iter().filter_map(|fd| self.one(*fd, &mut buffer, &mut seen)).collect()
     }
 
     /// The row of `fd`; `None` if it was closed before anything could be read.
-    fn one(&self, fd: u32, buffer: &mut Vec<u8>) -> Option<Noted<Row>> {
+    fn one(&self, fd: u32, buffer: &mut Vec<u8>, seen: &mut Seen) -> Option<Noted<Row>> {
         let name = fd.to_string();
         let mut gaps = Vec::new();
         let link = match self.links.as_ref().map(|links| links.link(&name)) {
@@ -291,7 +295,7 @@ impl<'a, 'r> Looker<'a, 'r> {
         let is_named = row.kind == "file" || row.kind == "memfd";
         let mut path = link.unwrap_or_default();
         if is_named {
-            gaps.extend(self.attributes(&name, &path, mount, &mut row));
+            gaps.extend(self.attributes(&name, &path, mount, &mut row, seen));
             // A file may also be called so.
             if let Some(stripped) = path.strip_suffix(b" (deleted)")
                 && (row.deleted || !row.inode.is_some_and(|inode| self.process.has_in_root(&path, inode.0)))
@@ -313,7 +317,14 @@ impl<'a, 'r> Looker<'a, 'r> {
     }
 
     /// What only its inode tells: which kind of file it is, and its size.
-    fn attributes(&self, name: &str, path: &[u8], mount: Option<&Mount>, row: &mut Row) -> Option<Gap> {
+    fn attributes(
+        &self,
+        name: &str,
+        path: &[u8],
+        mount: Option<&Mount>,
+        row: &mut Row,
+        seen: &mut Seen,
+    ) -> Option<Gap> {
         let unasked = |what: &str| {
             let detail = format!("{what} was not asked about this file: a dead server could hang the agent");
             Some(Gap::new("/type", Reason::Unsupported).path(Text::from_bytes(path)).detail(detail))
@@ -337,9 +348,15 @@ impl<'a, 'r> Looker<'a, 'r> {
                 Gap::new("/type", Reason::Unsupported).detail("a recorded tree does not tell which kind of file it is"),
             );
         }
+        let file = row.mount_id.zip(row.inode.map(|inode| inode.0));
+        if let Some(found) = file.and_then(|file| seen.get(&file)) {
+            describe(found, row);
+            return None;
+        }
         match links.attributes(name) {
             Ok(found) => {
                 describe(&found, row);
+                seen.extend(file.map(|file| (file, found)));
                 None
             }
             Err(failure) => {
