@@ -65,6 +65,8 @@ fn write<T: Serialize + ?Sized>(data: &T, feed: &mut impl Feed, early: bool) -> 
     let mut canonical = Canonical {
         out: Vec::with_capacity(4096),
         objects: Vec::new(),
+        orders: Vec::new(),
+        unused: Vec::new(),
         spare: Vec::new(),
         depth: 0,
         early,
@@ -82,6 +84,10 @@ struct Canonical<'a, F> {
     out: Vec<u8>,
     /// The open objects, outermost first.
     objects: Vec<Object>,
+    /// The order of the last object that ended at each depth: rows are alike.
+    orders: Vec<Order>,
+    /// Of objects that have ended: for the next ones.
+    unused: Vec<Vec<Member>>,
     spare: Vec<u8>,
     /// Open objects and arrays.
     depth: usize,
@@ -104,6 +110,41 @@ struct Member {
     start: usize,
     key_end: usize,
     end: usize,
+}
+
+/// Which keys an object had, one after another as they came, and the order in which
+/// their members belong.
+#[derive(Default)]
+struct Order {
+    keys: Vec<u8>,
+    members: Vec<usize>,
+}
+
+impl Order {
+    /// Whether the object with `members` in `out` has the same keys.
+    fn fits(&self, out: &[u8], members: &[Member]) -> bool {
+        let mut rest = self.keys.as_slice();
+        self.members.len() == members.len()
+            && members.iter().all(|member| match rest.strip_prefix(&out[member.start..member.key_end]) {
+                Some(after) => {
+                    rest = after;
+                    true
+                }
+                None => false,
+            })
+    }
+
+    /// Makes it the order of that object.
+    fn learn(&mut self, out: &[u8], members: &[Member]) {
+        let key = |member: &Member| &out[member.start..member.key_end];
+        self.keys.clear();
+        for member in members {
+            self.keys.extend_from_slice(key(member));
+        }
+        self.members.clear();
+        self.members.extend(0..members.len());
+        self.members.sort_by(|a, b| key_order(key(&members[*a]), key(&members[*b])));
+    }
 }
 
 impl<F: Feed> Canonical<'_, F> {
@@ -146,7 +187,8 @@ impl<F: Feed> Formatter for &mut Canonical<'_, F> {
         self.depth += 1;
         self.put(b"{")?;
         let start = self.out.len();
-        self.objects.push(Object { start, members: Vec::new(), last_key: Vec::new() });
+        let members = self.unused.pop().unwrap_or_default();
+        self.objects.push(Object { start, members, last_key: Vec::new() });
         Ok(())
     }
 
@@ -200,9 +242,16 @@ impl<F: Feed> Formatter for &mut Canonical<'_, F> {
             && !outermost
         {
             let out = &mut self.out;
-            object.members.sort_by(|a, b| key_order(&out[a.start..a.key_end], &out[b.start..b.key_end]));
+            let depth = self.objects.len();
+            if self.orders.len() <= depth {
+                self.orders.resize_with(depth + 1, Order::default);
+            }
+            let order = &mut self.orders[depth];
+            if !order.fits(out, &object.members) {
+                order.learn(out, &object.members);
+            }
             self.spare.clear();
-            for (index, member) in object.members.iter().enumerate() {
+            for (index, member) in order.members.iter().map(|at| object.members[*at]).enumerate() {
                 if index > 0 {
                     self.spare.push(b',');
                 }
@@ -210,6 +259,8 @@ impl<F: Feed> Formatter for &mut Canonical<'_, F> {
             }
             out.truncate(object.start);
             out.extend_from_slice(&self.spare);
+            object.members.clear();
+            self.unused.push(object.members);
         }
         self.put(b"}")
     }
@@ -348,6 +399,15 @@ mod tests {
             let whole: String = whole.finalize().iter().map(|b| format!("{b:02x}")).collect();
             assert_eq!(digest(&value).expect("serializable"), format!("sha256:{whole}"));
         }
+    }
+
+    #[test]
+    fn rows_that_are_not_alike_are_each_in_their_own_order() {
+        let value = json!([{"b": 1, "a": 2}, {"b": 1, "a": 2}, {"b": 1}, {"ba": 3, "b": 1}, {"c": {"b": 1, "a": 2}, "b": 4}, {}]);
+        assert_eq!(
+            text(&value),
+            r#"[{"a":2,"b":1},{"a":2,"b":1},{"b":1},{"b":1,"ba":3},{"b":4,"c":{"a":2,"b":1}},{}]"#
+        );
     }
 
     #[test]
