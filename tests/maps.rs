@@ -321,3 +321,55 @@ fn tables_and_lines_have_every_mapping() {
         assert!(table.text().contains("rss_bytes"), "{}", table.text());
     }
 }
+
+#[test]
+fn a_watch_tells_by_how_much_each_mapping_grows() {
+    // It maps a region, and touches 4 MiB more of it for each line that it is told.
+    let source = r#"
+        #include <stdio.h>
+        #include <string.h>
+        #include <sys/mman.h>
+        int main(void) {
+            char line[16], *at = mmap(0, 64 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            madvise(at, 64 << 20, MADV_NOHUGEPAGE);
+            printf("{\"start\": \"%p\"}\n\"ready\"\n", (void *)at);
+            fflush(stdout);
+            for (size_t grown = 0; fgets(line, sizeof line, stdin); grown += 4 << 20) {
+                memset(at + grown, 1, 4 << 20);
+                mmap(0, 12288, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+                puts("\"ready\"");
+                fflush(stdout);
+            }
+        }
+    "#;
+    let mut target = Child::ready(&mut Command::new(common::compile_c(source, &["-O1"])));
+    let start = target.truth[0]["start"].clone();
+    let pid = target.pid().to_string();
+    let args = ["maps", "--pid", &pid, "--watch", "1000", "--interval", "100ms", "-o", "json"];
+    let mut watch = Child::start(common::agent().args(args));
+    let grows = |envelope: &Value| {
+        let row = common::rows(envelope).iter().find(|row| row["start"] == start).expect("the region").clone();
+        row["rss_growth_bytes"].as_i64().expect("a growth")
+    };
+    let mut next = || -> Value { serde_json::from_str(&watch.line()).expect("an envelope") };
+    let still = common::wait_for("a look at which nothing grew", common::SOON, || {
+        let envelope = next();
+        (grows(&envelope) == 0).then_some(envelope)
+    });
+    common::assert_valid(&still);
+    assert_eq!(still["data"]["summary"]["changes"]["mapped"], serde_json::json!([]));
+    target.tell("grow");
+    target.answer();
+    // The page faults may lie on both sides of a look.
+    let (mut grown, mut mapped) = (0, 0);
+    common::wait_until("4 MiB more", common::SOON, || {
+        let envelope = next();
+        grown += grows(&envelope);
+        let changes = &envelope["data"]["summary"]["changes"];
+        let new = changes["mapped"].as_array().expect("a list").iter().filter(|one| one["size_bytes"] == 12288);
+        mapped += new.count();
+        assert!(changes["rss_growth_bytes"].as_i64().expect("a sum") >= grows(&envelope), "{changes}");
+        grown >= 4 << 20 && mapped > 0
+    });
+    assert_eq!((grown, mapped), (4 << 20, 1));
+}

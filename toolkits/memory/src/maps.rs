@@ -12,6 +12,7 @@
 //!   access check. It gives nothing that `smaps` does not.
 //! - `numa_maps` walks the page tables a second time: hence --numa.
 
+mod change;
 mod figures;
 mod flags;
 mod kind;
@@ -23,13 +24,15 @@ mod summary;
 mod threads;
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use agent_model::{Data, Gap, Gathered, Reason};
-use agent_system::{Capability, Cause, Collector, Directory, Failure, Process, Run, parse};
+use agent_system::{Capability, Cause, Collector, Directory, Failure, Process, Run, Watch, parse};
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub use change::{Changes, Growth, Named};
 pub use figures::Usage;
 pub use flags::Flags;
 pub use kind::Failed;
@@ -61,6 +64,9 @@ pub struct Options {
     /// List at most this many mappings; the totals count all of them
     #[arg(long, value_name = "N", default_value_t = 70_000)]
     max_rows: u32,
+    #[command(flatten)]
+    #[serde(flatten)]
+    watch: Watch,
 }
 
 /// The mappings of the target, and totals.
@@ -96,6 +102,7 @@ Rows come by address. Figures are those of proc_pid_smaps(5), in bytes.
 
   agent maps                        a table on a terminal, JSON in a pipe
   agent maps --summary              totals only
+  agent maps --watch 6 --interval 10s | jq -c '.data.rows[] | select(.rss_growth_bytes > 0)'
   agent maps -o ndjson | jq 'select(.kind == \"heap\") | .pss_bytes'
   agent maps | jq '.data.summary.kinds'
   agent maps | jq '.data.summary.hardening[] | select(.level == \"warn\")'
@@ -111,6 +118,9 @@ one large mapping: about 20 ms for each GiB that is in memory in small pages.
 How pages are shared depends on the other processes of the machine: of a target that
 stands still, `pss_bytes` and the split into shared and private may still change.
 
+--watch tells by how much each mapping has grown between two looks, and which came
+and went; one that was split has shrunk, and its other parts have come.
+
 Nothing is stopped for it. Mappings that come or go meanwhile are a gap, as is a
 thread whose stack pointer is not shown because it runs. A stack is said to be a
 thread's when its stack pointer lies in it and a guard lies below it; runtimes with
@@ -120,6 +130,14 @@ that are there. Memory of a file's .bss is `anonymous`: the kernel does not tell
         &[Capability::SYS_PTRACE, Capability::DAC_READ_SEARCH, Capability::DAC_OVERRIDE];
     type Options = Options;
     type Data = Mappings;
+
+    fn watch(options: &Options) -> Watch {
+        options.watch
+    }
+
+    fn compare(before: &Mappings, now: &mut Mappings, elapsed: Duration) {
+        change::compare(before, now, elapsed);
+    }
 
     fn collect(run: &Run, options: &Options) -> Result<Gathered<Mappings>, Failure> {
         let process = run.target_process()?;

@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 
+use super::change::Growth;
 use super::figures::Usage;
 use super::flags::Flags;
 use super::kind::{CHECKS, Failed};
@@ -45,6 +46,10 @@ pub struct Row<'a> {
     /// What of it is in memory.
     #[serde(flatten)]
     pub usage: Usage,
+    /// By how much it has grown since the look before; with --watch, and absent of one
+    /// that was not there then.
+    #[serde(flatten)]
+    pub growth: Option<Growth>,
     /// The size of its pages as the kernel sees them (`KernelPageSize`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_page_bytes: Option<u64>,
@@ -179,6 +184,7 @@ impl<'a> Row<'a> {
             kind: mapping.kind.as_str(),
             tids: mapping.tids(store),
             usage: Usage::from(&figures),
+            growth: mapping.growth.as_deref().copied(),
             kernel_page_bytes: figures.kernel_page_bytes(),
             mmu_page_bytes: figures.mmu_page_bytes(),
             thp_eligible: figures.thp_eligible(),

@@ -1,6 +1,6 @@
 //! Mappings as they are kept: small, since a process may have 60,000 of them.
 //!
-//! A mapping is 72 bytes and what its figures take; paths and names are kept
+//! A mapping is 80 bytes and what its figures take; paths and names are kept
 //! once. What is printed of it is put together when it is printed
 //! ([`super::row::Row`]).
 
@@ -13,6 +13,7 @@ use agent_system::parse;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::change::Growth;
 use super::figures::{Figures, Packed};
 use super::flags::Flags;
 use super::kind::{Failed, Kind, Label};
@@ -95,6 +96,8 @@ pub struct Mapping {
     name: u32,
     tids: u32,
     numa: u32,
+    /// By how much it has grown since the look before; with --watch.
+    pub(crate) growth: Option<Box<Growth>>,
     pub(crate) permissions: Permissions,
     /// What its name says, until all mappings are known.
     pub(crate) named: Option<Kind>,
@@ -300,6 +303,7 @@ impl Builder {
             name: NONE,
             tids: NONE,
             numa: NONE,
+            growth: None,
             permissions,
             named: None,
             kind: Kind::default(),

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use agent_model::Wide;
 
+use super::change::Changes;
 use super::figures::{Figures, Usage};
 use super::kind::{CHECKS, Kind};
 use super::row::Device;
@@ -35,6 +36,9 @@ pub struct Summary {
     /// What is worth a second look; absent with --summary.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hardening: Option<Vec<Finding>>,
+    /// What has changed since the look before; with --watch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
 }
 
 /// The mappings of one kind.
@@ -152,6 +156,7 @@ impl Summary {
             kinds: Some(kinds.map(|(kind, share)| OfKind { kind: kind.as_str(), share }).collect()),
             files: Some(of_files(&files, store)),
             hardening: Some(findings(&failed, !totals.is_empty())),
+            changes: None,
         }
     }
 
