@@ -7,6 +7,7 @@
 //!
 //! This crate does no I/O and reads no clock: the time is handed in.
 
+pub mod audit;
 mod identity;
 mod ledger;
 
