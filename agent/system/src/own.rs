@@ -45,6 +45,13 @@ pub fn namespace(kind: &str) -> Option<u64> {
     parse::namespace_inode(link.as_os_str().as_bytes())
 }
 
+/// True unless we are in the first user namespace, whose map is the identity over all
+/// IDs (user_namespaces(7)).
+pub fn is_in_child_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// This boot (`/proc/sys/kernel/random/boot_id`).
 pub fn boot_id() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|text| text.trim().to_owned())

@@ -268,6 +268,10 @@ impl Run {
         confine::enter(&rights, keep, &self.needs);
     }
 
+    fn may_trace(&self) -> bool {
+        self.rights().is_some_and(|rights| rights.effective.has(crate::Capability::SYS_PTRACE))
+    }
+
     /// What is known of `pid` as the other side of an access check.
     pub fn subject(&self, pid: u32) -> Option<Subject> {
         if let Some(known) = lock(&self.subjects).get(&pid) {
@@ -276,7 +280,14 @@ impl Run {
         let subject = self.process(pid).ok().and_then(|process| {
             let status = process.status(&mut Vec::with_capacity(4096)).ok()?;
             let owner = process.owner("stat").ok().map(|(uid, _)| uid);
-            let foreign = process.namespace("user").ok().zip(own::namespace("user")).map(|(a, b)| a != b);
+            let foreign = match process.namespace("user") {
+                Ok(theirs) => own::namespace("user").map(|ours| theirs != ours),
+                // CAP_SYS_PTRACE opens that link, unless it is one of a user namespace that is not the target's.
+                Err(denied) if denied.is_denied() && self.may_trace() && own::is_in_child_user_namespace() => {
+                    Some(true)
+                }
+                Err(_) => None,
+            };
             Some(Subject::new(&status, owner, foreign))
         });
         lock(&self.subjects).insert(pid, subject);

@@ -1,0 +1,270 @@
+//! Targets that are hostile or unlucky, for every command that looks at one: it ends, in bounded time and memory, and
+//! what could be seen is there.
+#![allow(clippy::disallowed_methods, reason = "a test: it makes files and starts programs")]
+
+mod common;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use agent_pod::{Pod, PodSpec};
+use common::namespace::Namespace;
+use common::{AGENT, Answer, Child, bytes, gaps_at, is_root, json, rows, run, skip};
+use serde_json::{Value, json};
+
+/// Every command that looks at a target and ends by itself.
+const LOOKS: [&str; 9] = ["ps", "fds", "sockets", "maps", "stacks", "limits", "modules", "env", "snapshot"];
+
+/// Peak resident set, in KiB, that no command may exceed over a small target.
+const MOST_KIB: u64 = 48 << 10;
+
+/// Runs `command` over `pid`: it must answer, within the time and memory that it has.
+fn look(command: &str, pid: u32) -> Value {
+    let begin = Instant::now();
+    let answer = run([command, "--pid", &pid.to_string(), "-o", "json"]);
+    assert!(matches!(answer.status, 0 | 3), "{command}: {}: {}", answer.status, answer.stderr);
+    assert!(begin.elapsed() < Duration::from_secs(60), "{command} took {:?}", begin.elapsed());
+    let envelope = answer.json();
+    let peak = envelope["cost"]["peak_rss_kib"].as_u64().expect("a peak");
+    assert!(peak < MOST_KIB, "{command}: {peak} KiB");
+    envelope
+}
+
+#[test]
+fn twenty_thousand_short_lived_processes_lose_nobody_else() {
+    // It says how many it has forked when its standard input is closed.
+    let source = r#"
+        #include <poll.h>
+        #include <stdio.h>
+        #include <sys/wait.h>
+        #include <unistd.h>
+        int main(void) {
+            struct pollfd input = {.fd = 0, .events = POLLIN};
+            int forked = 0;
+            puts("\"ready\"");
+            fflush(stdout);
+            /* Eight at a time: the table changes while it is read. */
+            while (forked < 20000 || !poll(&input, 1, 0)) {
+                for (int i = 0; i < 8; i++, forked++)
+                    if (fork() == 0) _exit(0);
+                while (waitpid(-1, 0, 0) > 0);
+            }
+            printf("%d\n", forked);
+        }
+    "#;
+    let mut forker = Child::ready(&mut Command::new(common::compile_c(source, &["-O2"])));
+    let steady = Child::target("sleeper", &["-O2"], ["600"]);
+    let mut looks = 0;
+    while looks < 10 {
+        let envelope = json(["ps", "--threads", "--details", "-o", "json", "--allow-gaps"]);
+        for pid in [forker.pid(), steady.pid()] {
+            assert!(rows(&envelope).iter().any(|row| row["pid"] == pid), "{pid} is not there");
+        }
+        let mut pids: Vec<u64> = rows(&envelope).iter().filter_map(|row| row["pid"].as_u64()).collect();
+        pids.dedup();
+        let count = pids.len();
+        pids.sort_unstable();
+        pids.dedup();
+        assert_eq!(pids.len(), count, "a process is listed twice");
+        looks += 1;
+    }
+    for command in LOOKS {
+        look(command, forker.pid());
+    }
+    forker.tell("enough");
+    let forked: u64 = forker.line().parse().expect("a number");
+    assert!(forked >= 20_000, "{forked}");
+}
+
+#[test]
+fn a_fork_bomb_that_is_held_by_a_pids_limit_can_be_looked_at() {
+    let name = "a_fork_bomb_that_is_held_by_a_pids_limit_can_be_looked_at";
+    if !is_root() {
+        return skip(name, "the pod emulator needs root");
+    }
+    let source = r#"
+        #include <stdio.h>
+        #include <unistd.h>
+        int main(void) {
+            puts("ready");
+            fflush(stdout);
+            for (;;)
+                if (fork() < 0) usleep(20000);
+        }
+    "#;
+    let program = common::compile_c(source, &["-static"]);
+    let spec = PodSpec::new("bomb", ["/bomb"]).pids_limit(150).mount_read_only(program, "/bomb");
+    let pod = Pod::start(spec).expect("a pod");
+    let target = u32::try_from(pod.target_pid().as_raw_nonzero().get()).expect("a pid");
+    common::wait_until("the bomb to fill its group", common::SOON, || {
+        let limits = json(["limits", "--pid", &target.to_string(), "-o", "json", "--allow-gaps"]);
+        limits["data"]["nearest"].as_array().is_some_and(|all| {
+            all.iter().any(|one| one["name"] == "pids" && one["used"].as_u64().is_some_and(|used| used >= 150))
+        })
+    });
+    for command in LOOKS {
+        look(command, target);
+    }
+    // Nothing more can be started in that pod: an agent must be there before, or look from the node.
+    let ps = json(["ps", "-o", "json", "--allow-gaps"]);
+    let bombs = rows(&ps).iter().filter(|row| row["name"] == "bomb").count();
+    assert!(bombs >= 100, "{bombs} of 150 are there");
+}
+
+#[test]
+fn paths_of_four_kib_come_back_byte_for_byte() {
+    // A path of 4,000 bytes with a newline, an escape byte and invalid UTF-8 in each part, open and mapped; and one
+    // that is longer than the kernel tells.
+    let source = r#"
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <string.h>
+        #include <sys/mman.h>
+        #include <sys/stat.h>
+        #include <unistd.h>
+        int main(int c, char **v) {
+            char part[] = "\n\033[2J\xff\\x41 123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890";
+            (void)c;
+            if (chdir(v[1])) return 1;
+            for (int deep = 0; deep < 60; deep++) {
+                if (deep == 36) {
+                    int fd = open("file", O_RDWR | O_CREAT, 0600);
+                    if (fd < 0 || ftruncate(fd, 4096) || mmap(0, 4096, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED) return 2;
+                    char path[4097] = {0};
+                    if (!getcwd(path, 4096)) return 3;
+                    printf("{\"fd\": %d, \"path_hex\": \"", fd);
+                    strcat(path, "/file");
+                    for (char *at = path; *at; at++) printf("%02x", (unsigned char)*at);
+                    puts("\"}");
+                }
+                if (mkdir(part, 0700) || chdir(part)) return 4;
+            }
+            int fd = open("file", O_RDWR | O_CREAT, 0600);
+            if (fd < 0) return 5;
+            printf("{\"long_fd\": %d}\n\"ready\"\n", fd);
+            fflush(stdout);
+            getchar();
+        }
+    "#;
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = common::compile_c(source, &["-O1"]);
+    let target = Child::ready(Command::new(program).arg(directory.path()));
+    let path = common::unhex(&target.truth[0]["path_hex"]);
+    assert!((3000..4096).contains(&path.len()), "{}", path.len());
+    let fds = look("fds", target.pid());
+    let row = common::row(&fds, "fd", target.truth[0]["fd"].as_u64().expect("a number"));
+    assert_eq!(bytes(&row["target"]), path);
+    assert_eq!(row["type"], "file");
+    // readlink(2) says ENAMETOOLONG: the row is there, and the name is a gap.
+    let long = target.truth[1]["long_fd"].as_u64().expect("a number");
+    let at = rows(&fds).iter().position(|row| row["fd"] == long).expect("the long one");
+    assert!(rows(&fds)[at].get("target").is_none(), "{}", rows(&fds)[at]);
+    assert_eq!(gaps_at(&fds, &format!("/rows/{at}/target")).len(), 1, "{}", fds["gaps"]);
+    let maps = look("maps", target.pid());
+    assert!(rows(&maps).iter().any(|row| row.get("path").is_some_and(|text| bytes(text) == path)), "not mapped");
+    for command in LOOKS {
+        look(command, target.pid());
+        let table = run([command, "--pid", &target.pid().to_string(), "-o", "table"]);
+        let text = String::from_utf8(table.stdout).expect("UTF-8");
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{command}: a control character in a table");
+    }
+    // A path that long cannot be removed by its name.
+    drop(target);
+    let removed = Command::new("rm").arg("-rf").arg(directory.path()).status().expect("rm");
+    assert!(removed.success());
+}
+
+#[test]
+fn fifteen_thousand_sockets_are_bounded() {
+    let source = r#"
+        #include <stdio.h>
+        #include <sys/resource.h>
+        #include <sys/socket.h>
+        int main(void) {
+            struct rlimit all;
+            getrlimit(RLIMIT_NOFILE, &all);
+            all.rlim_cur = all.rlim_max;
+            setrlimit(RLIMIT_NOFILE, &all);
+            int count = 0, pair[2];
+            while (count < 15000 && !socketpair(AF_UNIX, SOCK_STREAM, 0, pair)) count += 2;
+            printf("{\"sockets\": %d}\n\"ready\"\n", count);
+            fflush(stdout);
+            getchar();
+        }
+    "#;
+    let target = Child::ready(&mut Command::new(common::compile_c(source, &["-O1"])));
+    let count = target.truth[0]["sockets"].as_u64().expect("a number");
+    if count < 15_000 {
+        return skip("fifteen_thousand_sockets_are_bounded", "the hard limit of descriptors is too low");
+    }
+    let fds = look("fds", target.pid());
+    assert_eq!(fds["data"]["summary"]["types"]["socket"], count);
+    let sockets = json(["sockets", "--process", &target.pid().to_string(), "-o", "json", "--allow-gaps"]);
+    assert_eq!(rows(&sockets).len() as u64, count);
+    let peers = json(["fds", "--pid", &target.pid().to_string(), "--peers", "-o", "json", "--allow-gaps"]);
+    let paired = rows(&peers).iter().filter(|row| row["peers"].as_array().is_some_and(|peers| !peers.is_empty()));
+    assert!(paired.count() as u64 >= count);
+}
+
+#[test]
+fn a_target_in_another_user_namespace_is_denied_by_that_gate() {
+    let name = "a_target_in_another_user_namespace_is_denied_by_that_gate";
+    if let Some(reason) = Namespace::lacks() {
+        return skip(name, reason);
+    }
+    let mut apart = Command::new("unshare");
+    apart.args(["--user", "--map-root-user"]).arg(agent_targets::build("sleeper", &["-O2"])).arg("600");
+    let target = Child::ready(&mut apart);
+    let pid = target.pid().to_string();
+    // From the namespace that owns it all is open.
+    let outside = json(["access", "--pid", &pid]);
+    assert_eq!(common::row(&outside, "evidence", "memory")["available"], true);
+    // From a sibling of it nothing is, whatever capabilities there are.
+    let sibling = |command: &str| {
+        Answer::of(Command::new("unshare").args(["--user", "--map-root-user", AGENT, command, "--pid", &pid]))
+    };
+    let access = sibling("access").json();
+    let memory = common::row(&access, "evidence", "memory");
+    assert_eq!((&memory["available"], &memory["gate"]), (&json!(false), &json!("user_namespace")), "{memory}");
+    for command in ["fds", "maps", "stacks"] {
+        let answer = sibling(command);
+        assert_eq!(answer.status, 3, "{command}: {}", answer.stderr);
+        let seen = answer.json();
+        let gap = &gaps_at(&seen, "/rows")[0];
+        assert_eq!(gap["reason"], "permission_denied", "{command}: {gap}");
+        assert!(gap["needs"].as_array().is_some_and(|needs| needs.contains(&json!("user_namespace"))), "{gap}");
+    }
+}
+
+#[test]
+fn links_out_of_the_targets_root_are_not_followed() {
+    let name = "links_out_of_the_targets_root_are_not_followed";
+    if let Some(reason) = Namespace::lacks() {
+        return skip(name, reason);
+    }
+    // A root whose files are links to what is outside of it, with ".." and absolute; the program itself is static.
+    let root = tempfile::tempdir().expect("a root");
+    let secret = tempfile::tempdir().expect("a place outside");
+    std::fs::write(secret.path().join("os-release"), "NAME=canary-of-the-host\n").expect("a file");
+    std::fs::write(secret.path().join("passwd"), "canary:x:0:0::/:/bin/sh\n").expect("a file");
+    std::fs::create_dir_all(root.path().join("etc")).expect("etc");
+    std::fs::create_dir_all(root.path().join("var/lib")).expect("var");
+    let outside = secret.path().display().to_string();
+    let link = |to: &str, at: &str| std::os::unix::fs::symlink(to, root.path().join(at)).expect("a link");
+    link(&format!("{outside}/os-release"), "etc/os-release");
+    link(&format!("../../../../../../../..{outside}/passwd"), "etc/passwd");
+    link("/proc/self/root", "usr");
+    link(&format!("../../../../../../../..{outside}"), "var/lib/dpkg");
+    link("loop", "loop");
+    let program = agent_targets::build("sleeper", &["-O2", "-static"]);
+    std::fs::copy(program, root.path().join("program")).expect("the program");
+    let target = Child::ready(Command::new("chroot").arg(root.path()).args(["/program", "600"]));
+    for command in LOOKS {
+        let text = look(command, target.pid()).to_string();
+        assert!(!text.contains("canary"), "{command} read a file outside of the target's root");
+    }
+    let modules = look("modules", target.pid());
+    let row = rows(&modules).iter().find(|row| row["path"].as_str().is_some_and(|path| path.ends_with("/program")));
+    assert!(row.is_some_and(|row| row["type"] == "static"), "{modules}");
+}
