@@ -37,6 +37,9 @@ pub(crate) struct Global {
     /// Write a line to standard error for each file, process and socket touched
     #[arg(long, global = true)]
     pub(crate) access_log: bool,
+    /// Write the audit to standard error although that is a terminal
+    #[arg(long, global = true)]
+    pub(crate) audit: bool,
     /// Look at a recorded tree of /proc
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) proc: Option<String>,

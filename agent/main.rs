@@ -3,6 +3,7 @@
 //! Nothing is decided here that a crate behind it could decide; see
 //! ARCHITECTURE.md for one command's way through it.
 
+mod audit;
 mod cli;
 mod look;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use agent_output::{Ended, Format};
+use agent_session::audit::Witness;
 use agent_session::{Identity, Limits, Session};
 use agent_system::{Command, Plan, clock, own};
 use anyhow::Context;
@@ -129,9 +131,56 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
         }
     };
     let mut verdict = Verdict::new(session.info(), command);
-    let status = look(command, matches, (&global, chosen), session, began, &mut verdict)?;
-    verdict.leave(status, None);
+    let mut audit = match audit::Lines::open(session.info(), "default", global.audit) {
+        Ok(audit) => audit,
+        Err(error) => {
+            agent_output::tell(&error.to_string());
+            verdict.leave(Status::Refused, None);
+            return Ok(Status::Refused);
+        }
+    };
+    let status = recorded(command, matches, (&global, chosen), session, began, (&mut verdict, &mut audit));
+    let status = match audit.close(status) {
+        Ok(()) => status,
+        Err(_) => Status::Refused,
+    };
+    verdict.leave(status, audit::head(&audit));
     Ok(status)
+}
+
+/// Looks, with a record before and after it.
+fn recorded(
+    command: &Command,
+    matches: &ArgMatches,
+    how: (&cli::Global, Option<cli::Chosen>),
+    session: Session,
+    began: Began,
+    (verdict, audit): (&mut Verdict, &mut dyn Witness),
+) -> Status {
+    let (id, ledger) = (session.info().id.clone(), session.share_ledger());
+    let argv: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let mut action = match audit::Action::start(audit, 1, command.name, &argv) {
+        Ok(action) => action,
+        Err(error) => {
+            agent_output::tell(&error.to_string());
+            return Status::Refused;
+        }
+    };
+    let status = look(command, matches, how, session, began, (verdict, &mut action)).unwrap_or_else(|error| {
+        agent_output::tell(&format!("{error:#}"));
+        Status::Failed
+    });
+    for (access, path) in own::take_opened() {
+        ledger.record(access, &path);
+    }
+    log_accesses(&id, &ledger.take_entries());
+    match action.end(status, &ledger) {
+        Ok(()) => status,
+        Err(error) => {
+            agent_output::tell(&error.to_string());
+            Status::Refused
+        }
+    }
 }
 
 fn open_session(global: &cli::Global, now_us: u64, lasts: Duration) -> anyhow::Result<Session> {
@@ -158,7 +207,7 @@ fn look(
     (global, chosen): (&cli::Global, Option<cli::Chosen>),
     session: Session,
     began: Began,
-    verdict: &mut Verdict,
+    (verdict, action): (&mut Verdict, &mut audit::Action<'_>),
 ) -> anyhow::Result<Status> {
     let extra = match chosen {
         Some(cli::Chosen::Extra(name)) => Some(name),
@@ -181,12 +230,9 @@ fn look(
         look.note(verdict.gap());
         look.each(|envelope, answer, entries| {
             verdict.saw(envelope);
+            action.saw(envelope)?;
             let printed = printer.print(envelope, answer);
-            for entry in entries {
-                agent_output::log(&serde_json::json!({
-                    "session": envelope.session.id, "access": entry.access.as_str(), "path": agent_model::Text::from(entry.path.as_str()),
-                }));
-            }
+            log_accesses(&envelope.session.id, entries);
             let ended = printed.context("standard output")?;
             worst = match ended {
                 Ended::Closed => Status::Complete,
@@ -202,6 +248,14 @@ fn look(
             agent_output::tell(&words);
             Ok(status)
         }
+    }
+}
+
+/// Writes the access log, where it is kept.
+fn log_accesses(session: &agent_model::Text, entries: &[agent_session::Entry]) {
+    for entry in entries {
+        let path = agent_model::Text::from(entry.path.as_str());
+        agent_output::log(&serde_json::json!({"session": session, "access": entry.access.as_str(), "path": path}));
     }
 }
 

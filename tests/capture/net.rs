@@ -246,7 +246,7 @@ pub(crate) fn capture(net: &Net, side: Side, arguments: &[&str], filter: &str, t
     let status = agent.wait().expect("the agent").code().unwrap_or(-1);
     signal(beside.id(), Signal::SIGINT);
     beside.wait().expect("tcpdump");
-    let stderr = fs::read_to_string(&errors).expect("standard error");
+    let (stderr, _) = crate::common::part(&fs::read_to_string(&errors).expect("standard error"));
     let envelope: Value = serde_json::from_str(&stderr).unwrap_or_else(|error| panic!("{error} in {stderr}"));
     assert_valid(&envelope);
     Captured { pcapng, tcpdump, envelope, stderr, status }

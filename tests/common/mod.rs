@@ -35,8 +35,17 @@ pub(crate) struct Answer {
     pub(crate) status: i32,
     /// All of its standard output.
     pub(crate) stdout: Vec<u8>,
-    /// All of its standard error, which the agent keeps printable.
+    /// Its standard error, which the agent keeps printable, without the audit.
     pub(crate) stderr: String,
+    /// The records of the audit on its standard error.
+    pub(crate) audit: String,
+}
+
+/// Standard error of the agent, parted into what it says and the records of the audit.
+pub(crate) fn part(stderr: &str) -> (String, String) {
+    let is_record = |line: &&str| line.starts_with("{\"data\":") && line.contains("\"prev\":\"");
+    let (records, words): (Vec<&str>, Vec<&str>) = stderr.split_inclusive('\n').partition(is_record);
+    (words.concat(), records.concat())
 }
 
 impl Answer {
@@ -62,11 +71,8 @@ impl Answer {
 
 impl From<Output> for Answer {
     fn from(output: Output) -> Self {
-        Self {
-            status: output.status.code().unwrap_or(-1),
-            stdout: output.stdout,
-            stderr: String::from_utf8(output.stderr).expect("standard error is UTF-8"),
-        }
+        let (stderr, audit) = part(&String::from_utf8(output.stderr).expect("standard error is UTF-8"));
+        Self { status: output.status.code().unwrap_or(-1), stdout: output.stdout, stderr, audit }
     }
 }
 

@@ -42,7 +42,8 @@ fn a_closed_pipe_ends_quietly() {
         // Nobody reads: not even what would fit into the pipe.
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
-        assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()), "{format}");
+        let answer = common::Answer::from(output);
+        assert_eq!((answer.status, answer.stderr.as_str()), (0, ""), "{format}");
     }
 }
 
@@ -53,8 +54,8 @@ fn a_full_disk_is_an_error_that_says_so() {
         [&["ps", "-o", "json"][..], &["ps", "-o", "ndjson"], &["ps", "-o", "table"], &["schema", "ps"], &["--help"]]
     {
         let output = common::agent().args(args).stdout(full.try_clone().unwrap()).output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+        let common::Answer { status, stderr, .. } = output.into();
+        assert_eq!(status, 1, "{args:?}: {stderr}");
         assert!(stderr.starts_with("agent: standard output: No space left on device"), "{args:?}: {stderr}");
     }
 }

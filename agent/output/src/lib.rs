@@ -8,8 +8,12 @@ mod stream;
 mod table;
 
 use std::io::{self, BufWriter, ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use agent_model::{Data, Envelope};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use schemars::Schema;
 use serde::Serialize;
 pub use stream::Streamed;
@@ -107,16 +111,57 @@ pub fn print_text(text: &str) -> io::Result<Ended> {
 /// Tells a person something, on standard error. `text` is printed as it is:
 /// whoever puts the target's words into it has escaped them.
 pub fn tell(text: &str) {
-    let mut error = io::stderr().lock();
     // There is nobody left to tell if this fails.
-    let _ = writeln!(error, "agent: {text}");
+    let _ = record(format!("agent: {text}\n").as_bytes());
 }
 
 /// Writes one line of JSON to standard error: the access log.
 pub fn log(value: &impl Serialize) {
     let mut line = serde_json::to_vec(value).unwrap_or_default();
     line.push(b'\n');
-    let _ = io::stderr().lock().write_all(&line);
+    let _ = record(&line);
+}
+
+/// So long whoever reads standard error may let us wait.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// No pipe that says that it can be written to blocks for so many bytes.
+const PIECE: usize = 4096;
+
+/// Writes whole lines to standard error: all of them within 1.5 s, or an error.
+///
+/// # Errors
+///
+/// When nobody reads it, or it cannot be written; and thereafter at once.
+pub fn record(lines: &[u8]) -> io::Result<()> {
+    static STUCK: AtomicBool = AtomicBool::new(false);
+    if STUCK.load(Relaxed) {
+        return Err(ErrorKind::TimedOut.into());
+    }
+    let mut error = io::stderr().lock();
+    let end = Instant::now() + PATIENCE;
+    let mut rest = lines;
+    while !rest.is_empty() {
+        let left = end.saturating_duration_since(Instant::now());
+        let wait = Timespec::try_from(left).ok();
+        let mut ready = [PollFd::new(&error, PollFlags::OUT)];
+        match poll(&mut ready, wait.as_ref()) {
+            Err(Errno::INTR) => continue,
+            Ok(0) => {
+                STUCK.store(true, Relaxed);
+                return Err(io::Error::new(ErrorKind::TimedOut, "nobody reads standard error"));
+            }
+            // What poll(2) cannot say, the write does.
+            _ => {}
+        }
+        match error.write(&rest[..rest.len().min(PIECE)]) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => rest = &rest[written..],
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn ended(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Ended> {

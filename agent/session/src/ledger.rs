@@ -1,8 +1,11 @@
 //! What was done: counts of everything, and names where they are asked for.
 
-use std::fmt::Display;
-use std::sync::Mutex;
+use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use agent_model::Text;
+use sha2::{Digest as _, Sha256};
 
 /// The ways in which the agent touches the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,6 +29,10 @@ pub enum Access {
 }
 
 impl Access {
+    /// All of them.
+    pub const ALL: [Self; 8] =
+        [Self::Open, Self::List, Self::Link, Self::Attributes, Self::Memory, Self::Stop, Self::Socket, Self::Process];
+
     /// The word that stands for it in the access log.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -67,8 +74,23 @@ pub struct Spent {
     pub stopped_us: u64,
 }
 
-/// The entries that are kept by name at the most: what comes after is counted.
+/// What was touched, as the audit says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accessed {
+    /// How many accesses there were.
+    pub count: u64,
+    /// The SHA-256, in hex, of the lines of the access log: for each access
+    /// `{"access":…,"path":…}` and a newline, in their order.
+    pub sha256: String,
+    /// How many there were of each kind of which there was one.
+    pub kinds: Vec<(Access, u64)>,
+}
+
+/// The entries that are kept by name at the most: what comes after is counted and hashed.
 const KEPT_ENTRIES: usize = 200_000;
+
+/// So many bytes of lines are hashed at once.
+const HASHED_AT_ONCE: usize = 8 << 10;
 
 /// Counts of everything that was touched.
 #[derive(Debug, Default)]
@@ -77,24 +99,61 @@ pub struct Ledger {
     bytes: AtomicU64,
     stops: AtomicU64,
     stopped_us: AtomicU64,
-    entries: Option<Mutex<Vec<Entry>>>,
+    log: Mutex<Log>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    counts: [u64; Access::ALL.len()],
+    hash: Sha256,
+    /// Lines that are not hashed yet.
+    pending: Vec<u8>,
+    path: String,
+    entries: Option<Vec<Entry>>,
+}
+
+impl Log {
+    fn add(&mut self, access: Access, path: &dyn Display) {
+        self.path.clear();
+        let _ = write!(self.path, "{path}");
+        self.counts[access as usize] += 1;
+        self.pending.extend_from_slice(b"{\"access\":\"");
+        self.pending.extend_from_slice(access.as_str().as_bytes());
+        self.pending.extend_from_slice(b"\",\"path\":");
+        if self.path.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+            self.pending.push(b'"');
+            self.pending.extend_from_slice(self.path.as_bytes());
+            self.pending.push(b'"');
+        } else {
+            let _ = serde_json::to_writer(&mut self.pending, &Text::from(self.path.as_str()));
+        }
+        self.pending.extend_from_slice(b"}\n");
+        if self.pending.len() >= HASHED_AT_ONCE {
+            self.hash.update(&self.pending);
+            self.pending.clear();
+        }
+        if let Some(entries) = self.entries.as_mut().filter(|entries| entries.len() < KEPT_ENTRIES) {
+            entries.push(Entry { access, path: self.path.clone() });
+        }
+    }
 }
 
 impl Ledger {
     pub(crate) fn new(keep_entries: bool) -> Self {
-        Self { entries: keep_entries.then(Mutex::default), ..Self::default() }
+        let log = Log { entries: keep_entries.then(Vec::new), ..Log::default() };
+        Self { log: Mutex::new(log), ..Self::default() }
     }
 
-    pub(crate) fn record(&self, access: Access, path: &dyn Display) {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records that `path` is touched.
+    pub fn record(&self, access: Access, path: &dyn Display) {
         if access.opens() {
             self.opened.fetch_add(1, Relaxed);
         }
-        if let Some(entries) = &self.entries {
-            let mut entries = entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if entries.len() < KEPT_ENTRIES {
-                entries.push(Entry { access, path: path.to_string() });
-            }
-        }
+        self.log().add(access, path);
     }
 
     /// Adds bytes that were read.
@@ -118,10 +177,41 @@ impl Ledger {
         }
     }
 
+    /// All that was touched so far.
+    pub fn accessed(&self) -> Accessed {
+        let log = self.log();
+        let mut hash = log.hash.clone();
+        hash.update(&log.pending);
+        let kinds = Access::ALL.into_iter().zip(log.counts).filter(|(_, count)| *count > 0).collect();
+        Accessed { count: log.counts.iter().sum(), sha256: crate::audit::hex(&hash.finalize()), kinds }
+    }
+
     /// Takes the entries kept so far, in the order of the accesses.
     pub fn take_entries(&self) -> Vec<Entry> {
-        self.entries.as_ref().map_or_else(Vec::new, |entries| {
-            std::mem::take(&mut entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
-        })
+        self.log().entries.as_mut().map_or_else(Vec::new, std::mem::take)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_is_that_of_the_lines_of_the_access_log() {
+        let ledger = Ledger::new(true);
+        for number in 0..500 {
+            ledger.record(Access::Open, &format!("/proc/{number}/stat"));
+        }
+        ledger.record(Access::Memory, &"/proc/1/mem");
+        ledger.record(Access::Open, &"/tmp/a \"b\" \\ \n\u{e9}");
+        let accessed = ledger.accessed();
+        let mut hash = Sha256::new();
+        for entry in ledger.take_entries() {
+            let line = serde_json::json!({"access": entry.access.as_str(), "path": Text::from(entry.path.as_str())});
+            hash.update(line.to_string());
+            hash.update("\n");
+        }
+        assert_eq!(accessed.sha256, crate::audit::hex(&hash.finalize()));
+        assert_eq!((accessed.count, accessed.kinds), (502, vec![(Access::Open, 501), (Access::Memory, 1)]));
     }
 }

@@ -12,7 +12,9 @@ mod identity;
 mod ledger;
 
 pub use identity::{Identity, IdentityError};
-pub use ledger::{Access, Entry, Ledger, Spent};
+pub use ledger::{Access, Accessed, Entry, Ledger, Spent};
+
+use std::sync::Arc;
 
 use agent_model::{Reason, SessionInfo};
 
@@ -53,14 +55,14 @@ impl Refusal {
 pub struct Session {
     info: SessionInfo,
     limits: Limits,
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
 }
 
 impl Session {
     /// Opens a session. `keep_entries` keeps every access by name, for the access
     /// log; the counts are kept in any case.
     pub fn open(identity: Identity, limits: Limits, keep_entries: bool) -> Self {
-        Self { info: identity.into_info(), limits, ledger: Ledger::new(keep_entries) }
+        Self { info: identity.into_info(), limits, ledger: Arc::new(Ledger::new(keep_entries)) }
     }
 
     /// As an envelope carries it.
@@ -91,5 +93,10 @@ impl Session {
     /// What was done so far.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// The same, for whoever needs it when the session is over.
+    pub fn share_ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.ledger)
     }
 }

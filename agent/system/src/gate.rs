@@ -228,6 +228,7 @@ fn unseen(gate: Gate, ours: &Rights) -> Verdict {
     if gate == Gate::HidePid {
         return Verdict { gate: "hidepid", needs: vec![Need::HidePid], remedy: REMEDY.to_owned() };
     }
+    crate::own::note(agent_session::Access::Open, "/proc/sys/kernel/yama/ptrace_scope");
     let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
     let (gate, needs) = match scope.as_deref().map(str::trim) {
         Ok("1" | "2" | "3") => ("yama", vec![Need::YamaScope, Need::Lsm]),

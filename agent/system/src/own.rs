@@ -3,12 +3,34 @@
 use std::fs;
 use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::{Mutex, PoisonError};
+
+use agent_session::Access;
 
 use crate::parse::{self, Mount};
 
 /// Where the kubelet mounts the file whose content becomes the container's
 /// termination message (`terminationMessagePath`, its default).
 const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// What the agent has opened on its own account and no session knows of yet.
+static OPENED: Mutex<Vec<(Access, String)>> = Mutex::new(Vec::new());
+
+/// So many of these are kept: a process that nobody asks for them does not grow.
+const KEPT: usize = 4096;
+
+/// Notes that the agent opens something that is not the target's, outside any run.
+pub(crate) fn note(access: Access, path: &str) {
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if opened.len() < KEPT {
+        opened.push((access, path.to_owned()));
+    }
+}
+
+/// Takes what the agent has opened on its own account since the last time: for the access log.
+pub fn take_opened() -> Vec<(Access, String)> {
+    std::mem::take(&mut OPENED.lock().unwrap_or_else(PoisonError::into_inner))
+}
 
 /// Our process ID in our own pid namespace.
 pub fn pid() -> u32 {
@@ -18,12 +40,14 @@ pub fn pid() -> u32 {
 /// Peak resident set of this program, in KiB (`VmHWM`; getrusage(2) would also
 /// count what the process was before execve(2)).
 pub fn peak_rss_kib() -> u64 {
+    note(Access::Open, "/proc/self/status");
     let status = fs::read("/proc/self/status").ok().and_then(|text| parse::status(&text));
     status.and_then(|status| status.peak_rss_bytes).unwrap_or(0) / 1024
 }
 
 /// Our own mounts; empty where they cannot be read.
 pub fn mounts() -> Vec<Mount> {
+    note(Access::Open, "/proc/self/mountinfo");
     fs::read("/proc/self/mountinfo").map(|text| parse::mounts(&text)).unwrap_or_default()
 }
 
@@ -35,13 +59,16 @@ pub fn groups() -> Vec<u32> {
 
 /// The text of our own `/proc/self/cgroup`.
 pub fn cgroup() -> Option<Vec<u8>> {
+    note(Access::Open, "/proc/self/cgroup");
     fs::read("/proc/self/cgroup").ok()
 }
 
 /// The inode of one of our own namespaces.
 pub fn namespace(kind: &str) -> Option<u64> {
     use std::os::unix::ffi::OsStrExt as _;
-    let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
+    let path = format!("/proc/self/ns/{kind}");
+    note(Access::Link, &path);
+    let link = fs::read_link(path).ok()?;
     parse::namespace_inode(link.as_os_str().as_bytes())
 }
 
@@ -54,6 +81,7 @@ pub fn is_in_child_user_namespace() -> bool {
 
 /// This boot (`/proc/sys/kernel/random/boot_id`).
 pub fn boot_id() -> Option<String> {
+    note(Access::Open, "/proc/sys/kernel/random/boot_id");
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|text| text.trim().to_owned())
 }
 
@@ -77,6 +105,7 @@ impl Executable {
     ///
     /// When proc(5) is not mounted.
     pub fn open() -> std::io::Result<Self> {
+        note(Access::Open, "/proc/self/exe");
         let file = fs::File::open("/proc/self/exe")?;
         let length = file.metadata()?.len();
         Ok(Self { file, length })
@@ -134,6 +163,7 @@ impl TerminationMessage {
         if !mounts().iter().any(|mount| mount.point == TERMINATION_LOG.as_bytes()) {
             return Ok(None);
         }
+        note(Access::Open, TERMINATION_LOG);
         let file = fs::OpenOptions::new()
             .write(true)
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)

@@ -1,0 +1,179 @@
+//! The audit of a command that runs alone: its records go to standard error.
+//!
+//! A command of a hold gives its records to the hold instead; both are a [`Witness`].
+
+use std::io::IsTerminal as _;
+
+use agent_model::data::was_refused;
+use agent_model::{Reason, SessionInfo};
+use agent_output::Printed;
+use agent_session::audit::{At, Chain, Data, Head, Kind, Unrecorded, Witness};
+use agent_session::{Accessed, Ledger};
+use agent_system::{clock, own};
+use serde_json::{Value, json};
+
+use crate::verdict::{AuditHead, Status};
+use crate::version::VERSION;
+
+/// A chain of its own, written to standard error.
+pub(crate) struct Lines {
+    chain: Chain,
+    /// Whether the lines are written: on a terminal they would drown what a person came for.
+    is_written: bool,
+}
+
+/// Now, as a record says it.
+pub(crate) fn now() -> At {
+    At { ts: clock::rfc3339(clock::wall_us()), mono_us: clock::boot_us() }
+}
+
+/// `value`, which is an object, as the data of a record.
+pub(crate) fn data(value: Value) -> Data {
+    match value {
+        Value::Object(data) => data,
+        _ => Data::new(),
+    }
+}
+
+impl Lines {
+    /// Opens the chain of a session of one command. `is_asked` writes it to a terminal too.
+    ///
+    /// # Errors
+    ///
+    /// When its first record cannot be written.
+    pub(crate) fn open(session: &SessionInfo, redaction: &str, is_asked: bool) -> Result<Self, Unrecorded> {
+        let opening = json!({
+            "agent": VERSION,
+            "actor": session.actor,
+            "incident": session.incident,
+            "pid": own::pid(),
+            "redaction": redaction,
+            "traceparent": session.traceparent,
+        });
+        let (chain, lines) = Chain::open(session.id.as_str(), (b"", b""), data(opening), &now(), own::random);
+        let audit = Self { chain, is_written: is_asked || !std::io::stderr().is_terminal() };
+        audit.write(&lines)?;
+        Ok(audit)
+    }
+
+    /// Ends the chain.
+    ///
+    /// # Errors
+    ///
+    /// When its last records cannot be written.
+    pub(crate) fn close(&mut self, status: Status) -> Result<(), Unrecorded> {
+        let lines = self.chain.close(data(json!({"actions": 1, "exit": status as u8})), &now());
+        self.write(&lines)
+    }
+
+    fn write(&self, lines: &[u8]) -> Result<(), Unrecorded> {
+        if !self.is_written {
+            return Ok(());
+        }
+        agent_output::record(lines).map_err(|error| Unrecorded(error.to_string()))
+    }
+}
+
+impl Witness for Lines {
+    fn record(&mut self, kind: Kind, data: Data) -> Result<(), Unrecorded> {
+        let lines = self.chain.append(kind, data, &now());
+        self.write(&lines)
+    }
+
+    fn head(&self) -> Option<Head> {
+        Some(self.chain.head())
+    }
+}
+
+/// What the receipt says of `witness`.
+pub(crate) fn head(witness: &dyn Witness) -> Option<AuditHead> {
+    witness.head().map(|Head { count, head, key }| AuditHead { count, head, key })
+}
+
+/// One command in the audit: its intent first.
+pub(crate) struct Action<'a> {
+    witness: &'a mut dyn Witness,
+    number: u64,
+    envelopes: u64,
+    gaps: usize,
+    digest: Option<String>,
+    /// The first limit or refusal of each kind is recorded; how many there were, the envelope says.
+    told: Vec<Reason>,
+}
+
+impl<'a> Action<'a> {
+    /// Records that `command` is about to be performed.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be recorded: then it must not be performed.
+    pub(crate) fn start(
+        witness: &'a mut dyn Witness,
+        number: u64,
+        command: &str,
+        argv: &[String],
+    ) -> Result<Self, Unrecorded> {
+        let intent = json!({"action": number, "command": command, "argv": argv});
+        witness.record(Kind::ActionStart, data(intent))?;
+        Ok(Self { witness, number, envelopes: 0, gaps: 0, digest: None, told: Vec::new() })
+    }
+
+    /// Takes an envelope before it is printed: where a limit or a rule cut it off, that is recorded.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be recorded.
+    pub(crate) fn saw(&mut self, envelope: &Printed<'_>) -> Result<(), Unrecorded> {
+        self.envelopes += 1;
+        self.gaps = envelope.gaps.len();
+        self.digest = Some(envelope.digest.clone());
+        if !was_refused(&envelope.gaps) {
+            return Ok(());
+        }
+        for gap in &envelope.gaps {
+            let kind = match gap.reason {
+                Reason::LimitReached => Kind::LimitHit,
+                Reason::RefusedByPolicy => Kind::AuthzDeny,
+                _ => continue,
+            };
+            // What the filter refused is recorded each: there are as many as kinds of system calls.
+            if kind == Kind::LimitHit && self.told.contains(&gap.reason) {
+                continue;
+            }
+            self.told.push(gap.reason);
+            if self.told.len() > 32 {
+                break;
+            }
+            let what = json!({"action": self.number, "at": gap.at, "path": gap.path, "detail": gap.detail});
+            self.witness.record(kind, data(what))?;
+        }
+        Ok(())
+    }
+
+    /// Records what was touched, and how it ended.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be recorded.
+    pub(crate) fn end(self, status: Status, ledger: &Ledger) -> Result<(), Unrecorded> {
+        let Accessed { count, sha256, kinds } = ledger.accessed();
+        let kinds: Data = kinds.into_iter().map(|(access, count)| (access.as_str().to_owned(), count.into())).collect();
+        let accessed = json!({"action": self.number, "count": count, "kinds": kinds, "sha256": sha256});
+        self.witness.record(Kind::Access, data(accessed))?;
+        let spent = ledger.spent();
+        let mut ended = json!({
+            "action": self.number,
+            "exit": status as u8,
+            "envelopes": self.envelopes,
+            "gaps": self.gaps,
+            "access": {"count": count, "sha256": sha256},
+            "bytes": spent.bytes,
+            "stops": spent.stops,
+            "stopped_us": spent.stopped_us,
+        });
+        if let Some(digest) = self.digest {
+            ended["digest"] = digest.into();
+        }
+        self.witness.record(Kind::ActionEnd, data(ended))
+    }
+}
