@@ -1,6 +1,32 @@
 //! Flags of system calls by name.
 
+use std::borrow::Cow;
+
 use rustix::fs::OFlags;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Serialize, Serializer};
+
+/// Flags of open(2), serialized as [`open_flags`] names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenFlags(pub u32);
+
+impl Serialize for OpenFlags {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        open_flags(self.0).serialize(serializer)
+    }
+}
+
+impl JsonSchema for OpenFlags {
+    fn schema_name() -> Cow<'static, str> {
+        "OpenFlags".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "array", "items": {"type": "string"}})
+    }
+}
 
 /// The flags of open(2) that are set in `flags` (as `fdinfo` has them), in lower
 /// case and without the access mode; a bit without a name is left out, and so is

@@ -52,7 +52,7 @@ pub use cgroup::CgroupDirectory;
 pub use collector::{Answer, Collector, Command, NoOptions, command};
 pub use confine::Need;
 pub use failure::{Cause, Failure};
-pub use flags::open_flags;
+pub use flags::{OpenFlags, open_flags};
 pub use format::{Enveloped, ExtraFormat};
 pub use parallel::in_halves;
 pub use proc::{Directory, Process};

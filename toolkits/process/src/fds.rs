@@ -4,13 +4,13 @@ mod info;
 mod peers;
 mod shared;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use agent_model::{Gap, Gathered, Listing, Noted, Reason, Text, Wide};
 use agent_network::sockets::{self, Socket};
 use agent_system::parse::{self, Mount};
 use agent_system::proc::{Attributes, FileType};
-use agent_system::{Capability, Collector, Directory, Failure, Need, Process, Run, in_halves};
+use agent_system::{Capability, Collector, Directory, Failure, Need, OpenFlags, Process, Run, in_halves};
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -55,7 +55,7 @@ pub struct Row {
     /// Flags of open(2) that are set, without the access mode, in lower case.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "FLAGS"))]
-    pub flags: Option<Vec<&'static str>>,
+    pub flags: Option<OpenFlags>,
     /// File offset, in bytes; absent for types that have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "POSITION"))]
@@ -90,7 +90,7 @@ pub struct Row {
     pub fs_type: Option<Text>,
     /// What only some types have.
     #[serde(flatten)]
-    pub extra: Box<Extra>,
+    pub extra: Option<Box<Extra>>,
     /// A socket: protocol, addresses, state, queues, as in `sockets`. Absent where no
     /// table of the network namespace has it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -178,17 +178,25 @@ still tells is shown, and the rest is a gap.
 /// Says of each socket what it is connected to.
 fn join_sockets(run: &Run, rows: &mut [Noted<Row>], gaps: &mut Vec<Gap>) {
     let is_socket = |row: &&mut Noted<Row>| row.value.kind == "socket";
-    let wanted: HashSet<u64> =
-        rows.iter_mut().filter(is_socket).filter_map(|row| row.value.inode.map(|inode| inode.0)).collect();
+    let mut wanted: HashMap<u64, u32> = HashMap::new();
+    for inode in rows.iter_mut().filter(is_socket).filter_map(|row| row.value.inode) {
+        *wanted.entry(inode.0).or_default() += 1;
+    }
     if wanted.is_empty() {
         return;
     }
-    match sockets::by_inode(run, &wanted) {
-        Ok((found, about_tables)) => {
+    match sockets::by_inode(run, |inode| wanted.contains_key(&inode)) {
+        Ok((mut found, about_tables)) => {
             for row in rows.iter_mut().filter(is_socket) {
-                // The same socket may be open twice.
-                let socket = row.value.inode.and_then(|inode| found.get(&inode.0)).cloned();
-                row.value.socket = socket.map(Box::new);
+                let Some(inode) = row.value.inode else { continue };
+                // The same socket may be open more than once.
+                row.value.socket = match wanted.get_mut(&inode.0) {
+                    Some(more @ 2..) => {
+                        *more -= 1;
+                        found.get(&inode.0).cloned()
+                    }
+                    _ => found.remove(&inode.0),
+                };
             }
             gaps.extend(about_tables.into_iter().map(|gap| Gap { at: "/rows/-/socket".to_owned(), ..gap }));
         }
@@ -276,7 +284,7 @@ impl<'a, 'r> Looker<'a, 'r> {
             fd,
             kind: link.as_deref().map_or("unknown", kind_of_link),
             access: told.flags.map(access),
-            flags: told.flags.map(agent_system::open_flags),
+            flags: told.flags.map(OpenFlags),
             position: None,
             size_bytes: None,
             inode: told.inode.map(Wide),
@@ -286,7 +294,7 @@ impl<'a, 'r> Looker<'a, 'r> {
             mount_id: told.mount_id,
             mount_point: mount.map(|mount| Text::from_bytes(&mount.point)),
             fs_type: mount.map(|mount| Text::from_bytes(&mount.fs_type)),
-            extra: Box::new(told.extra),
+            extra: (told.extra != Extra::default()).then(|| Box::new(told.extra)),
             socket: None,
             peers: None,
             more_peers: 0,

@@ -152,10 +152,10 @@ pub(super) fn join_sockets(run: &Run, rows: &mut [Noted<Row>], gaps: &mut Vec<Ga
     if wanted.is_empty() {
         return;
     }
-    match sockets::by_inode(run, &wanted) {
+    match sockets::by_inode(run, |inode| wanted.contains(&inode)) {
         Ok((found, about_tables)) => {
             descriptors(rows, &mut |one| {
-                one.socket = one.socket_inode().and_then(|inode| found.get(&inode)).cloned().map(Box::new);
+                one.socket = one.socket_inode().and_then(|inode| found.get(&inode)).cloned();
             });
             let at = "/rows/-/threads/-/wait/descriptors/-/socket".to_owned();
             gaps.extend(about_tables.into_iter().map(|gap| Gap { at: at.clone(), ..gap }));
