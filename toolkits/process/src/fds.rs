@@ -217,6 +217,8 @@ struct Looker<'a, 'r> {
     /// `/proc/PID/fd`, unless it was denied.
     links: Option<Directory<'r>>,
     infos: Result<Directory<'r>, Failure>,
+    /// Of a recorded tree: what statx(2) said of each file (scripts/record).
+    recorded: Option<Directory<'r>>,
     mounts: HashMap<u64, Mount>,
 }
 
@@ -232,17 +234,18 @@ impl<'a, 'r> Looker<'a, 'r> {
             }
         };
         let infos = process.directory("fdinfo");
+        let recorded = if run.is_live() { None } else { process.directory("fdstat").ok() };
         let listed = process.directory("fd").and_then(|links| links.ids().map(|ids| (links, ids)));
         match listed {
-            Ok((links, ids)) => Ok((Self { run, process, links: Some(links), infos, mounts }, ids, gaps)),
+            Ok((links, ids)) => Ok((Self { run, process, links: Some(links), infos, recorded, mounts }, ids, gaps)),
             Err(denied) if denied.is_denied() => match infos.as_ref().map(Directory::ids) {
                 Ok(Ok(ids)) => {
                     gaps.push(run.gap("/rows/-/target", &denied).detail("the rest is what fdinfo tells"));
-                    Ok((Self { run, process, links: None, infos, mounts }, ids, gaps))
+                    Ok((Self { run, process, links: None, infos, recorded, mounts }, ids, gaps))
                 }
                 _ => {
                     gaps.push(run.gap("/rows", &denied));
-                    Ok((Self { run, process, links: None, infos: Err(denied), mounts }, Vec::new(), gaps))
+                    Ok((Self { run, process, links: None, infos: Err(denied), recorded, mounts }, Vec::new(), gaps))
                 }
             },
             Err(failure) => Err(failure),
@@ -306,7 +309,7 @@ impl<'a, 'r> Looker<'a, 'r> {
             gaps.extend(self.attributes(&name, &path, mount, &mut row, seen));
             // A file may also be called so.
             if let Some(stripped) = path.strip_suffix(b" (deleted)")
-                && (row.deleted || !row.inode.is_some_and(|inode| self.process.has_in_root(&path, inode.0)))
+                && (row.deleted || !self.is_there(&name, &path, &row))
             {
                 row.deleted = row.kind != "memfd";
                 path.truncate(stripped.len());
@@ -322,6 +325,22 @@ impl<'a, 'r> Looker<'a, 'r> {
             row.target = Some(Text::from_bytes(&path));
         }
         Some(Noted { value: row, gaps })
+    }
+
+    /// Whether the file is still in its directory under just this path.
+    fn is_there(&self, name: &str, path: &[u8], row: &Row) -> bool {
+        match self.recorded(name) {
+            Some((_, is_there)) => is_there,
+            None => row.inode.is_some_and(|inode| self.process.has_in_root(path, inode.0)),
+        }
+    }
+
+    /// What was recorded of the file, and whether it was there under the path that its
+    /// link says.
+    fn recorded(&self, name: &str) -> Option<(Attributes, bool)> {
+        let mut text = Vec::new();
+        self.recorded.as_ref()?.read_piece(name, &mut text).ok()?;
+        info::recorded(&text)
     }
 
     /// What only its inode tells: which kind of file it is, and its size.
@@ -351,10 +370,13 @@ impl<'a, 'r> Looker<'a, 'r> {
         }
         let links = self.links.as_ref()?;
         if !self.run.is_live() {
+            if let Some((found, _)) = self.recorded(name) {
+                describe(&found, row);
+                return None;
+            }
             row.kind = "unknown";
-            return Some(
-                Gap::new("/type", Reason::Unsupported).detail("a recorded tree does not tell which kind of file it is"),
-            );
+            let detail = "the recorded tree does not tell which kind of file it is";
+            return Some(Gap::new("/type", Reason::Unsupported).detail(detail));
         }
         let file = row.mount_id.zip(row.inode.map(|inode| inode.0));
         if let Some(found) = file.and_then(|file| seen.get(&file)) {

@@ -3,8 +3,23 @@
 
 use agent_model::{Hex, Text, Wide};
 use agent_system::parse::{hex, leading, number};
+use agent_system::proc::{Attributes, FileType};
 use schemars::JsonSchema;
 use serde::Serialize;
+
+/// What `stat -L -c '%f %s %h %i %t %T'` said of an open file when its process was
+/// recorded (scripts/record): mode (hex), size, names, inode and device (hex). True if
+/// `there` follows: it was in its directory under the path that its link says.
+pub(crate) fn recorded(text: &[u8]) -> Option<(Attributes, bool)> {
+    let mut words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let mode = u32::try_from(hex(words.next()?)?).ok()?;
+    let (size, links, inode) = (number(words.next()?)?, number(words.next()?)?, number(words.next()?)?);
+    let major = u32::try_from(hex(words.next()?)?).ok()?;
+    let minor = u32::try_from(hex(words.next()?)?).ok()?;
+    let kind = FileType::from_raw_mode(mode);
+    let attributes = Attributes { kind, size, links, inode, device: (0, 0), special: (major, minor) };
+    Some((attributes, words.next() == Some(b"there")))
+}
 
 /// What `fdinfo` says of a descriptor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -339,6 +354,19 @@ mod tests {
         inotify wd:1a ino:3c4a7 sdev:fe00000 mask:100 ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:a7c4030000000000\n";
     const FANOTIFY: &[u8] = b"pos:\t0\nflags:\t02\nmnt_id:\t17\nino:\t1039\nfanotify flags:0 event-flags:8000\n\
         fanotify ino:3c4a7 sdev:fe00000 mflags:0 mask:20 ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:a7c4030000000000\n";
+
+    #[test]
+    fn recorded_attributes_are_those_of_stat() {
+        let (device, is_there) = recorded(b"21b6 0 1 5 1 3\n").expect("a line");
+        assert!(!is_there);
+        assert_eq!((device.kind, device.inode, device.special), (FileType::CharacterDevice, 5, (1, 3)));
+        let (file, is_there) = recorded(b"81a4 1536 0 77 0 0\nthere\n").expect("a line");
+        assert!(is_there);
+        assert_eq!((file.kind, file.size, file.links), (FileType::RegularFile, 1536, 0));
+        for wrong in [&b""[..], b"81a4", b"x 1 1 1 0 0", b"81a4 -1 1 1 0 0", b"ffffffffff 1 1 1 0 0"] {
+            assert_eq!(recorded(wrong), None);
+        }
+    }
 
     #[test]
     fn epoll_names_the_descriptors_it_watches() {
