@@ -9,6 +9,7 @@ mod joins;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
+use common::servers::Postgres;
 use common::{Answer, Child, SOON, bytes, gaps_at, has_tool, json, row, rows, run, skip, stop, unhex, wait_until};
 use serde_json::{Value, json};
 
@@ -215,6 +216,32 @@ fn agrees_with_lsof_on_redis_with_a_client() {
     let seen = fds(target.pid());
     let states: BTreeSet<&str> = rows(&seen).iter().filter_map(|row| row["socket"]["state"].as_str()).collect();
     assert!(states.contains("listen") && states.contains("established"), "{states:?}");
+}
+
+#[test]
+fn agrees_with_lsof_on_postgres_and_its_children() {
+    let name = "agrees_with_lsof_on_postgres_and_its_children";
+    let postgres = match Postgres::start() {
+        Ok(postgres) => postgres,
+        Err(reason) => return skip(name, reason),
+    };
+    let before = postgres.children().len();
+    let _client = postgres.connect();
+    wait_until("a backend", SOON, || postgres.children().len() > before);
+    compare_with_lsof(name, postgres.server.pid());
+    for child in postgres.children() {
+        wait_until("a child to wait", SOON, || common::state(child) == Some('S'));
+        compare_with_lsof(name, child);
+    }
+}
+
+#[test]
+fn agrees_with_lsof_on_java() {
+    let directory = tempfile::tempdir().expect("a directory");
+    match common::servers::java(directory.path()) {
+        Ok(java) => compare_with_lsof("agrees_with_lsof_on_java", java.pid()),
+        Err(reason) => skip("agrees_with_lsof_on_java", reason),
+    }
 }
 
 #[test]

@@ -146,16 +146,11 @@ fn interpreters_have_the_version_that_they_say() {
 
 #[test]
 fn libraries_of_a_jvm_are_listed_with_its_version() {
-    if !has_tool("java") || !has_tool("javac") {
-        return skip("libraries_of_a_jvm_are_listed_with_its_version", "no java or javac");
-    }
     let directory = tempfile::tempdir().unwrap();
-    let text = "public class Wait { public static void main(String[] a) throws Exception {\n\
-        System.out.println(\"\\\"ready\\\"\"); System.in.read(); } }\n";
-    fs::write(directory.path().join("Wait.java"), text).unwrap();
-    let made = Command::new("javac").arg("Wait.java").current_dir(directory.path()).status().unwrap();
-    assert!(made.success());
-    let child = Child::ready(Command::new("java").args(["-Xmx64m", "Wait"]).current_dir(directory.path()));
+    let child = match common::servers::java(directory.path()) {
+        Ok(child) => child,
+        Err(reason) => return skip("libraries_of_a_jvm_are_listed_with_its_version", reason),
+    };
     let answer = modules(&child, &["--verify"]);
     let found = has_runtime(&answer, "openjdk");
     let said = output("java", &["-version"]).expect("its version");

@@ -70,6 +70,15 @@ fn targets(directory: &Path) -> Vec<(&'static str, Child)> {
             false => skip(name, &format!("no {tool}")),
         }
     }
+    match common::servers::java(directory) {
+        Ok(child) => targets.push(("java", child)),
+        Err(reason) => skip("java", reason),
+    }
+    match common::servers::Postgres::start() {
+        // Its files go with its directory, and what it has mapped stays.
+        Ok(postgres) => targets.push(("postgres", postgres.server)),
+        Err(reason) => skip("postgres", reason),
+    }
     for (name, target) in &targets {
         common::wait_until(name, SOON, || classic::text(target.pid(), "maps").contains("[stack]"));
         stop(target.pid());

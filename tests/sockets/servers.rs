@@ -11,7 +11,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::common::{Child, SOON, bytes, json, row, rows, run, wait_until};
+use crate::common::servers::{Postgres, free_port};
+use crate::common::{self, Child, SOON, bytes, json, row, rows, run, skip, wait_until};
 use crate::holder::{Holder, owners, tools};
 use crate::{assert_same, ss};
 
@@ -198,10 +199,6 @@ fn fifteen_thousand_connections_need_little_memory() {
 }
 
 /// A port that is free now.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
-}
-
 fn connect(port: u16) -> TcpStream {
     wait_until(&format!("a server on port {port}"), SOON, || TcpStream::connect(("127.0.0.1", port)).is_ok());
     TcpStream::connect(("127.0.0.1", port)).expect("connects")
@@ -262,6 +259,30 @@ fn sockets_of_redis_are_what_ss_says() {
     let of_redis = |row: &&Value| owners(row).iter().any(|(pid, _)| *pid == u64::from(server.pid()));
     let established = rows(&seen).iter().filter(of_redis).filter(|row| row["state"] == "established").count();
     assert_eq!(established, clients.len());
+}
+
+#[test]
+fn sockets_of_postgres_are_what_ss_says() {
+    let name = "sockets_of_postgres_are_what_ss_says";
+    if !tools(name, &["ss"]) {
+        return;
+    }
+    let postgres = match Postgres::start() {
+        Ok(postgres) => postgres,
+        Err(reason) => return skip(name, reason),
+    };
+    let clients: Vec<TcpStream> = (0..5).map(|_| postgres.connect()).collect();
+    let backends = || {
+        let seen = common::json(["sockets", "--allow-gaps"]);
+        let port = u64::from(postgres.port);
+        let owned =
+            |row: &&Value| row["local_port"] == port && row["state"] == "established" && !owners(row).is_empty();
+        rows(&seen).iter().filter(owned).count()
+    };
+    wait_until("a backend for each client", SOON, || backends() == clients.len());
+    let seen = assert_port_is_what_ss_says(postgres.port, clients.len());
+    let listener = rows(&seen).iter().find(|row| row["state"] == "listen").expect("a listener");
+    assert!(owners(listener).iter().any(|(pid, _)| *pid == u64::from(postgres.server.pid())), "{listener}");
 }
 
 #[test]

@@ -1,0 +1,96 @@
+//! Real servers and runtimes from Debian's packages, as targets.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Child, SOON, has_tool, is_root, wait_until};
+
+/// The user whom a server runs as that refuses to run as root (`nobody`).
+const NOBODY: u32 = 65534;
+
+/// A port of loopback that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+/// A PostgreSQL server with a new, empty cluster.
+pub(crate) struct Postgres {
+    /// The postmaster.
+    pub(crate) server: Child,
+    /// Where it listens.
+    pub(crate) port: u16,
+    _directory: tempfile::TempDir,
+}
+
+impl Postgres {
+    /// Starts one; the error says why there is none.
+    pub(crate) fn start() -> Result<Self, &'static str> {
+        let programs = Self::programs().ok_or("postgresql is not installed")?;
+        if !is_root() || !has_tool("setpriv") {
+            return Err("needs root and setpriv: postgres refuses to run as root");
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path().join("data");
+        fs::create_dir(&data).expect("a directory");
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
+        chown(&data, Some(NOBODY), Some(NOBODY)).expect("an owner");
+        let as_nobody = |program: &str| {
+            let mut command = Command::new("setpriv");
+            command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups", "--"]);
+            command.arg(programs.join(program)).arg("-D").arg(&data).current_dir(&data);
+            command
+        };
+        let made = as_nobody("initdb")
+            .args(["-A", "trust", "-U", "postgres", "--no-sync", "--locale=C"])
+            .output()
+            .expect("starts");
+        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let port = free_port();
+        let mut command = as_nobody("postgres");
+        command.arg("-k").arg(&data).args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
+        command.stderr(Stdio::null());
+        let server = Child::start(&mut command);
+        let lock = data.join("postmaster.pid");
+        wait_until("postgres to be ready", SOON, || {
+            fs::read_to_string(&lock).is_ok_and(|text| text.lines().any(|line| line.trim() == "ready"))
+        });
+        Ok(Self { server, port, _directory: directory })
+    }
+
+    /// Where Debian keeps the programs of its newest version.
+    fn programs() -> Option<PathBuf> {
+        let mut versions: Vec<PathBuf> =
+            fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|entry| entry.path().join("bin")).collect();
+        versions.retain(|path| path.join("postgres").is_file() && path.join("initdb").is_file());
+        versions.sort();
+        versions.pop()
+    }
+
+    /// A connection that has not said who it is: a backend waits for that.
+    pub(crate) fn connect(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.port)).expect("connects")
+    }
+
+    /// The processes that the postmaster has started.
+    pub(crate) fn children(&self) -> Vec<u32> {
+        let pid = self.server.pid();
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    }
+}
+
+/// A Java program that waits: a JVM with its threads and libraries. The error says why there is none.
+pub(crate) fn java(directory: &Path) -> Result<Child, &'static str> {
+    if !has_tool("java") || !has_tool("javac") {
+        return Err("no java or javac");
+    }
+    let text = "public class Wait { public static void main(String[] a) throws Exception {\n\
+        System.out.println(\"\\\"ready\\\"\"); System.in.read(); } }\n";
+    fs::write(directory.join("Wait.java"), text).expect("a file");
+    let made = Command::new("javac").arg("Wait.java").current_dir(directory).status().expect("javac");
+    assert!(made.success());
+    Ok(Child::ready(Command::new("java").args(["-Xmx64m", "Wait"]).current_dir(directory)))
+}
