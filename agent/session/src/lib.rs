@@ -10,44 +10,24 @@
 pub mod audit;
 mod identity;
 mod ledger;
+mod limits;
 
 pub use identity::{Identity, IdentityError};
 pub use ledger::{Access, Accessed, Entry, Ledger, Spent};
+pub use limits::{BURST_US, LimitError, Limits, Refusal, Wanted};
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-use agent_model::{Reason, SessionInfo};
+use agent_model::SessionInfo;
 
-/// How much a session may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// When it ends, in microseconds on the clock that [`Session::permit`] is
-    /// given.
-    pub deadline_us: u64,
-}
-
-/// Why the session refused an access.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The time of this command is over.
-    #[error("the time limit of this command was reached")]
-    Deadline,
-}
-
-impl Refusal {
-    /// The reason that a gap gives for it.
-    pub fn reason(&self) -> Reason {
-        match self {
-            Self::Deadline => Reason::LimitReached,
-        }
-    }
-
-    /// What a person can do about it.
-    pub fn remedy(&self) -> &'static str {
-        match self {
-            Self::Deadline => "give it more time with --timeout",
-        }
-    }
+/// What the agent has taken, as far as it is measured: [`Session::permit`] is given it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// The time on the clock that only goes on, in microseconds.
+    pub now_us: u64,
+    /// Its memory, in bytes.
+    pub memory_bytes: u64,
 }
 
 /// One debug session: identity, limits, and what was done in it.
@@ -55,14 +35,19 @@ impl Refusal {
 pub struct Session {
     info: SessionInfo,
     limits: Limits,
+    began_us: u64,
     ledger: Arc<Ledger>,
+    /// A bit for each of [`Refusal::ALL`] that was reached.
+    reached: AtomicU8,
 }
 
 impl Session {
-    /// Opens a session. `keep_entries` keeps every access by name, for the access
-    /// log; the counts are kept in any case.
-    pub fn open(identity: Identity, limits: Limits, keep_entries: bool) -> Self {
-        Self { info: identity.into_info(), limits, ledger: Arc::new(Ledger::new(keep_entries)) }
+    /// Opens a session at `began_us`, on the clock that [`Session::permit`] is given.
+    /// `keep_entries` keeps every access by name, for the access log; the counts are
+    /// kept in any case.
+    pub fn open(identity: Identity, limits: Limits, began_us: u64, keep_entries: bool) -> Self {
+        let (ledger, reached) = (Arc::new(Ledger::new(keep_entries)), AtomicU8::new(0));
+        Self { info: identity.into_info(), limits, began_us, ledger, reached }
     }
 
     /// As an envelope carries it.
@@ -70,24 +55,67 @@ impl Session {
         &self.info
     }
 
+    /// How much it may take.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// When it began.
+    pub fn began_us(&self) -> u64 {
+        self.began_us
+    }
+
     /// Asks whether `path` may be touched now, and records that it was.
-    ///
-    /// `now_us` is read only when it is needed.
     ///
     /// # Errors
     ///
     /// When the session does not allow it: then it must not be done.
-    pub fn permit(&self, access: Access, path: &dyn std::fmt::Display, now_us: u64) -> Result<(), Refusal> {
-        if now_us >= self.limits.deadline_us {
-            return Err(Refusal::Deadline);
+    pub fn permit(&self, access: Access, path: &dyn std::fmt::Display, usage: Usage) -> Result<(), Refusal> {
+        if let Some(refusal) = self.refusal(usage) {
+            return Err(refusal);
+        }
+        if access == Access::Stop {
+            if self.has_reached(Refusal::Stop) {
+                return Err(Refusal::Stop);
+            }
+            if self.ledger.spent().stopped_us >= self.limits.stops_us {
+                return Err(self.reach(Refusal::Stops));
+            }
         }
         self.ledger.record(access, path);
         Ok(())
     }
 
+    /// Why nothing more may be done; `None` while it may.
+    pub fn refusal(&self, usage: Usage) -> Option<Refusal> {
+        if self.is_over(usage.now_us) {
+            return Some(self.reach(Refusal::Deadline));
+        }
+        // It stays reached: what was seen needs the rest.
+        if usage.memory_bytes >= self.limits.soft_rss_bytes() || self.has_reached(Refusal::Memory) {
+            return Some(self.reach(Refusal::Memory));
+        }
+        None
+    }
+
     /// True when the time of this command is over.
     pub fn is_over(&self, now_us: u64) -> bool {
-        now_us >= self.limits.deadline_us
+        now_us.saturating_sub(self.began_us) >= self.limits.wall_us
+    }
+
+    /// Notes that a limit was reached, and returns it.
+    pub fn reach(&self, refusal: Refusal) -> Refusal {
+        self.reached.fetch_or(1 << refusal as u8, Relaxed);
+        refusal
+    }
+
+    fn has_reached(&self, refusal: Refusal) -> bool {
+        self.reached.load(Relaxed) & (1 << refusal as u8) != 0
+    }
+
+    /// The limits that were reached so far.
+    pub fn reached(&self) -> impl Iterator<Item = Refusal> {
+        Refusal::ALL.into_iter().filter(|refusal| self.has_reached(*refusal))
     }
 
     /// What was done so far.
@@ -98,5 +126,47 @@ impl Session {
     /// The same, for whoever needs it when the session is over.
     pub fn share_ledger(&self) -> Arc<Ledger> {
         Arc::clone(&self.ledger)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(limits: &str) -> Session {
+        let limits = Limits::default().with(limits.parse().expect("limits"));
+        Session::open(Identity::new("s").expect("an ID"), limits, 1_000, false)
+    }
+
+    fn at(now_us: u64, memory_bytes: u64) -> Usage {
+        Usage { now_us, memory_bytes }
+    }
+
+    #[test]
+    fn nothing_is_permitted_after_the_deadline() {
+        let session = session("wall=1ms");
+        assert_eq!(session.permit(Access::Open, &"f", at(1_999, 0)), Ok(()));
+        assert_eq!(session.permit(Access::Open, &"f", at(2_000, 0)), Err(Refusal::Deadline));
+        assert_eq!(session.reached().collect::<Vec<_>>(), [Refusal::Deadline]);
+        assert_eq!(session.ledger().spent().opened, 1);
+    }
+
+    #[test]
+    fn memory_that_was_reached_once_is_reached_for_good() {
+        let session = session("rss=8M");
+        assert_eq!(session.permit(Access::Open, &"f", at(1_000, 6 << 20)), Err(Refusal::Memory));
+        assert_eq!(session.permit(Access::Open, &"f", at(1_000, 0)), Err(Refusal::Memory));
+    }
+
+    #[test]
+    fn stops_end_with_their_time_and_the_rest_goes_on() {
+        let session = session("stop=1ms/2ms");
+        assert_eq!(session.permit(Access::Stop, &"t", at(1_000, 0)), Ok(()));
+        session.ledger().stopped(2_000);
+        assert_eq!(session.permit(Access::Stop, &"t", at(1_000, 0)), Err(Refusal::Stops));
+        assert_eq!(session.permit(Access::Open, &"f", at(1_000, 0)), Ok(()));
+        let other = self::session("stop=1ms/2ms");
+        other.reach(Refusal::Stop);
+        assert_eq!(other.permit(Access::Stop, &"t", at(1_000, 0)), Err(Refusal::Stop));
     }
 }
