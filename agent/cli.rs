@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use agent_output::Format;
+use agent_session::Wanted;
 use agent_system::collector::TargetUse;
 use agent_system::{Command, Selector};
 use clap::Args;
@@ -31,6 +32,11 @@ pub(crate) struct Global {
     /// Stop looking after this long, with what was seen by then
     #[arg(long, global = true, env = "AGENT_TIMEOUT", default_value = "60s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Duration,
+    /// What the agent may take, as NAME=VALUE separated by commas: wall=60s (all of its time),
+    /// cpu=50% (of one core, after the first second), rss=128M (its memory), out=64M (what it
+    /// writes), stop=250ms/2s (how long it may hold one thread, and all)
+    #[arg(long, global = true, env = "AGENT_LIMIT", value_name = "LIMITS")]
+    pub(crate) limit: Option<Wanted>,
     /// Exit with 0 although something could not be seen
     #[arg(long, global = true)]
     pub(crate) allow_gaps: bool,

@@ -3,17 +3,21 @@
 //! Nothing is printed here. The front door, a console and a scenario all look through this, and
 //! each does with the envelope what it is for.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use agent_model::data::was_refused;
 use agent_model::{Cost, Envelope, Gap, Observed};
 use agent_output::{Ended, Printed};
-use agent_session::{Entry, Session};
+use agent_session::{Entry, Refusal, Session};
 use agent_system::collector::TargetUse;
 use agent_system::{Answer, Command, Failure, Plan, Run, TargetError, clock, own, target};
 use anyhow::Context;
 use clap::{ArgMatches, FromArgMatches};
 use serde_json::Value;
 
+use crate::fit::fit;
 use crate::verdict::Status;
 use crate::{cli, resource, version};
 
@@ -67,6 +71,15 @@ pub(crate) struct Look<'a> {
     since: Began,
     /// Gaps that are not the collector's: they go into the next envelope.
     noted: Vec<Gap>,
+    /// What was written so far, in bytes.
+    written_bytes: u64,
+    /// Set where what the collector writes itself has come to its limit.
+    is_stream_full: Arc<AtomicBool>,
+}
+
+/// The gap for a limit that was reached.
+fn reached(refusal: Refusal) -> Gap {
+    Gap::new("", refusal.reason()).detail(refusal.to_string()).remedy(refusal.remedy())
 }
 
 impl<'a> Look<'a> {
@@ -89,7 +102,21 @@ impl<'a> Look<'a> {
             return Err(no_target(&error));
         }
         run.confine();
-        Ok(Self { command, matches, run, sequence: 0, since, noted: Vec::new() })
+        Ok(Self {
+            command,
+            matches,
+            run,
+            sequence: 0,
+            since,
+            noted: Vec::new(),
+            written_bytes: 0,
+            is_stream_full: Arc::default(),
+        })
+    }
+
+    /// From now on `is_full` says that what the collector writes itself was cut off.
+    pub(crate) fn watch_stream(&mut self, is_full: Arc<AtomicBool>) {
+        self.is_stream_full = is_full;
     }
 
     /// Puts `gap`, if there is one, into the next envelope.
@@ -110,8 +137,8 @@ impl<'a> Look<'a> {
         let began_us = self.since.boot_us;
         let watch = (self.command.watch)(self.matches);
         let Some(looks) = watch.looks() else {
-            let answer = self.gather()?;
-            self.tell(&answer, &mut tell)?;
+            let mut answer = self.gather()?;
+            self.tell(&mut answer, &mut tell)?;
             return Ok(());
         };
         // Each look is compared with the one before; the first is for that only.
@@ -124,12 +151,16 @@ impl<'a> Look<'a> {
                 let words = format!("after {} looks: {failure}", self.sequence);
                 return Err(Stopped { status, words, gap: Some(Box::new(self.run.gap("", &failure))) });
             }
+            // Putting together and printing the last one has used CPU time as well.
+            self.run.rest();
             let at_us = clock::boot_us();
             let mut answer = self.gather()?;
             if let Some((before_us, earlier)) = &before {
                 let elapsed = Duration::from_micros(at_us.saturating_sub(*before_us));
                 (self.command.compare)(&*earlier.data, &mut *answer.data, elapsed);
-                if self.tell(&answer, &mut tell)? == Ended::Closed {
+                let ended = self.tell(&mut answer, &mut tell)?;
+                // What was left out cannot be compared with what comes next.
+                if ended == Ended::Closed || self.run.session().reached().any(|limit| limit == Refusal::Output) {
                     return Ok(());
                 }
             }
@@ -145,9 +176,9 @@ impl<'a> Look<'a> {
     /// When no envelope is possible.
     #[allow(dead_code, reason = "scenarios and consoles take it")]
     pub(crate) fn value(&mut self) -> Result<Value, Stopped> {
-        let answer = self.gather()?;
+        let mut answer = self.gather()?;
         let mut value = Value::Null;
-        self.tell(&answer, &mut |envelope, _, _| {
+        self.tell(&mut answer, &mut |envelope, _, _| {
             value = serde_json::to_value(envelope).context("the envelope has no JSON")?;
             Ok(Ended::Whole)
         })?;
@@ -160,8 +191,15 @@ impl<'a> Look<'a> {
         self.run.settle();
         let mut gaps = std::mem::take(&mut self.noted);
         gaps.extend(self.run.refused());
+        if self.is_stream_full.load(Relaxed) {
+            self.run.session().reach(Refusal::Output);
+        }
         let collected = collected.map(|mut answer| {
             answer.gaps.extend(gaps);
+            // Whatever a collector made of it: that a limit was reached is told.
+            if !was_refused(&answer.gaps) {
+                answer.gaps.extend(self.run.session().reached().map(reached));
+            }
             answer
         });
         collected.map_err(|failure| {
@@ -182,11 +220,25 @@ impl<'a> Look<'a> {
     /// Puts `answer` into the next envelope and hands it to `tell`.
     fn tell(
         &mut self,
-        answer: &Answer,
+        answer: &mut Answer,
         tell: &mut impl FnMut(&Printed<'_>, &Answer, &[Entry]) -> anyhow::Result<Ended>,
     ) -> Result<Ended, Stopped> {
         self.sequence += 1;
         let run = &self.run;
+        let most = run.session().limits().out_bytes.saturating_sub(self.written_bytes);
+        let gaps = answer.gaps.len();
+        match fit(answer, most) {
+            Ok(bytes) => self.written_bytes += bytes,
+            Err(bytes) => {
+                let refusal = run.session().reach(Refusal::Output);
+                let words = format!("{refusal}: the answer has {bytes} bytes of {most}\n  {}", refusal.remedy());
+                return Err(Stopped { status: Status::Refused, words, gap: Some(Box::new(reached(refusal))) });
+            }
+        }
+        // It has cut something.
+        if answer.gaps.len() != gaps {
+            run.session().reach(Refusal::Output);
+        }
         let end_us = clock::wall_us();
         let since = std::mem::replace(&mut self.since, Began { boot_us: clock::boot_us(), wall_us: end_us });
         let spent = run.ledger().spent();
@@ -212,7 +264,7 @@ impl<'a> Look<'a> {
             data: &*answer.data,
             gaps: answer.gaps.clone(),
         };
-        Ok(tell(&envelope, answer, &run.ledger().take_entries())?)
+        Ok(tell(&envelope, &*answer, &run.ledger().take_entries())?)
     }
 }
 

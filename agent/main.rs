@@ -5,6 +5,7 @@
 
 mod audit;
 mod cli;
+mod fit;
 mod look;
 #[cfg(test)]
 mod privileges;
@@ -19,6 +20,7 @@ mod violate;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent_output::{Ended, Format};
@@ -30,6 +32,10 @@ use clap::{ArgMatches, FromArgMatches};
 
 use crate::look::{Began, Look, Stopped};
 use crate::verdict::{Status, Verdict};
+
+/// Counts what the agent uses, so that it stops before the pod's limit does it.
+#[global_allocator]
+static ALLOCATOR: agent_system::allocator::Counting = agent_system::allocator::Counting;
 
 /// The commands of all toolkits, in the order of the help.
 fn commands() -> impl Iterator<Item = &'static Command> {
@@ -189,9 +195,13 @@ fn open_session(global: &cli::Global, now_us: u64, lasts: Duration) -> anyhow::R
         .incident(global.incident.as_deref())?
         .actor(global.actor.as_deref())?
         .traceparent(global.traceparent.as_deref())?;
-    let timeout_us = u64::try_from(global.timeout.saturating_add(lasts).as_micros()).unwrap_or(u64::MAX);
-    let limits = Limits { deadline_us: now_us.saturating_add(timeout_us) };
-    Ok(Session::open(identity, limits, global.access_log))
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let mut limits = Limits::default();
+    // Who is asked to look for long may hold threads for longer, in all.
+    limits.stops_us = limits.stops_us.max(micros(lasts) / 50);
+    limits = limits.with(global.limit.unwrap_or_default());
+    limits.wall_us = limits.wall_us.min(micros(global.timeout.saturating_add(lasts)));
+    Ok(Session::open(identity, limits, now_us, global.access_log))
 }
 
 /// A new ULID: its time first, so that sessions sort by when they began.
@@ -217,17 +227,20 @@ fn look(
         let stream = agent_output::Streamed::new(command.schema_name(), session.info().id.clone());
         (format, stream)
     });
+    let is_full = Arc::default();
+    let most = session.limits().out_bytes;
     let plan = Plan {
         proc: global.proc.clone(),
         capabilities: command.wants(matches),
         needs: command.needs.to_vec(),
         format: extra,
-        stream: streamed.as_ref().map(|(format, stream)| stream::to(format, stream)),
+        stream: streamed.as_ref().map(|(format, stream)| stream::to(format, stream, most, &is_full)),
     };
     let mut printer = Printer { command, chosen, streamed };
     let mut worst = Status::Complete;
     let looked = Look::begin(command, matches, session, plan, began).and_then(|mut look| {
         look.note(verdict.gap());
+        look.watch_stream(is_full);
         look.each(|envelope, answer, entries| {
             verdict.saw(envelope);
             action.saw(envelope)?;

@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use agent_binaries::modules::Modules;
 use agent_memory::maps::Maps;
+use agent_model::data::json_bytes;
 use agent_model::{Data, Gap, Gathered, Reason};
 use agent_network::sockets::Sockets;
 use agent_process::fds::Fds;
@@ -65,7 +66,45 @@ pub(crate) struct Everything {
     references: References,
 }
 
-impl Data for Everything {}
+impl Data for Everything {
+    fn leave_out(&mut self) -> Option<String> {
+        let of = |part: Option<&dyn erased_serde::Serialize>| part.and_then(json_bytes).unwrap_or(0);
+        let sizes = [
+            ("processes", of(self.processes.as_ref().map(|part| part as _))),
+            ("descriptors", of(self.descriptors.as_ref().map(|part| part as _))),
+            ("sockets", of(self.sockets.as_ref().map(|part| part as _))),
+            ("mappings", of(self.mappings.as_ref().map(|part| part as _))),
+            ("modules", of(self.modules.as_ref().map(|part| part as _))),
+            ("stacks", of(self.stacks.as_ref().map(|part| part as _))),
+            ("limits", of(self.limits.as_ref().map(|part| part as _))),
+        ];
+        let (largest, _) = sizes.into_iter().filter(|(_, bytes)| *bytes > 0).max_by_key(|(_, bytes)| *bytes)?;
+        match largest {
+            "processes" => self.processes = None,
+            "descriptors" => self.descriptors = None,
+            "sockets" => self.sockets = None,
+            "mappings" => self.mappings = None,
+            "modules" => self.modules = None,
+            "stacks" => self.stacks = None,
+            _ => self.limits = None,
+        }
+        let at = format!("/{largest}");
+        self.references.leave_out(&format!("{at}/"));
+        Some(at)
+    }
+}
+
+impl References {
+    /// Leaves out what leads to a place that begins with `prefix`, or comes from there.
+    fn leave_out(&mut self, prefix: &str) {
+        for list in [&mut self.descriptors, &mut self.sockets, &mut self.mappings, &mut self.stacks] {
+            for reference in &mut *list {
+                reference.to.retain(|to| !to.starts_with(prefix));
+            }
+            list.retain(|reference| !reference.from.starts_with(prefix) && !reference.to.is_empty());
+        }
+    }
+}
 
 /// What is about what: rows by their JSON Pointers.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]

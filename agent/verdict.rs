@@ -63,7 +63,7 @@ pub(crate) struct AuditHead {
 }
 
 /// The receipt: what is left with the pod in the container's termination message.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Receipt {
     session: Text,
     /// How many commands there were.
@@ -143,6 +143,12 @@ impl Verdict {
                 (None, Some(gap.detail("no receipt stays with the pod: the termination message cannot be written")))
             }
         };
+        let mut cut_off = receipt.clone();
+        cut_off.exit = Some(Status::Refused as u8);
+        cut_off.add(Status::Refused as u8);
+        if let Some(place) = &place {
+            place.last_words(cut_off.message());
+        }
         Self { receipt, place, gap }
     }
 
@@ -175,7 +181,7 @@ mod tests {
 
     fn receipt(session: &str) -> Receipt {
         let identity = agent_session::Identity::new(session).expect("a session");
-        let session = agent_session::Session::open(identity, agent_session::Limits { deadline_us: 1 }, false);
+        let session = agent_session::Session::open(identity, agent_session::Limits::default(), 0, false);
         let mut receipt = Receipt::new(session.info());
         receipt.audit = Some(AuditHead { count: 1 << 20, head: "f".repeat(64), key: "e".repeat(64) });
         receipt.digest = Some(format!("sha256:{}", "d".repeat(64)));

@@ -84,6 +84,10 @@ fn envelope(output: &Output, what: &str) -> Value {
     let verdict: Value = serde_json::from_slice(&output.termination_message)
         .unwrap_or_else(|error| panic!("{what}: the termination message: {error}"));
     assert_eq!(verdict["session"], envelope["session"]["id"], "{what}");
+    // The receipt: all of it in a few hundred bytes, wherever the file can be written.
+    assert!(output.termination_message.len() <= 400, "{what}: {verdict}");
+    assert_eq!(verdict["commands"], 1, "{what}");
+    assert_eq!(verdict["verdicts"], serde_json::json!({output.exit_code.to_string(): 1}), "{what}");
     assert_eq!(verdict["exit"], output.exit_code, "{what}");
     assert_eq!(verdict["digest"], envelope["digest"], "{what}");
     assert_eq!(verdict["gaps"], envelope["gaps"].as_array().map_or(0, Vec::len), "{what}");

@@ -26,6 +26,34 @@ pub trait Data: erased_serde::Serialize + Send + Any {
     fn summary(&self) -> Option<&dyn erased_serde::Serialize> {
         None
     }
+
+    /// Leaves out all rows from the `count`th on; false where that cannot be done.
+    fn cut(&mut self, _count: usize) -> bool {
+        false
+    }
+
+    /// Leaves out the largest part that may be absent, and returns its JSON Pointer;
+    /// `None` where there is none.
+    fn leave_out(&mut self) -> Option<String> {
+        None
+    }
+}
+
+/// How many bytes `value` has as JSON; `None` where it has none.
+pub fn json_bytes(value: &dyn erased_serde::Serialize) -> Option<u64> {
+    struct Count(u64);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, value).ok()?;
+    Some(count.0)
 }
 
 /// An answer that is a list, in a documented order, and its totals.
@@ -48,6 +76,11 @@ impl<R: Serialize + Send + 'static, S: Serialize + Send + 'static> Data for List
 
     fn summary(&self) -> Option<&dyn erased_serde::Serialize> {
         Some(&self.summary)
+    }
+
+    fn cut(&mut self, count: usize) -> bool {
+        self.rows.truncate(count);
+        true
     }
 }
 

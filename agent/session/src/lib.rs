@@ -14,7 +14,7 @@ mod limits;
 
 pub use identity::{Identity, IdentityError};
 pub use ledger::{Access, Accessed, Entry, Ledger, Spent};
-pub use limits::{BURST_US, LimitError, Limits, Refusal, Wanted};
+pub use limits::{LimitError, Limits, Refusal, Wanted};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -101,6 +101,16 @@ impl Session {
     /// True when the time of this command is over.
     pub fn is_over(&self, now_us: u64) -> bool {
         now_us.saturating_sub(self.began_us) >= self.limits.wall_us
+    }
+
+    /// True, and noted as reached, when the time of this command is over by `then_us`: for
+    /// who keeps some of it to tell what was seen.
+    pub fn ends_by(&self, then_us: u64) -> bool {
+        let is_over = self.is_over(then_us);
+        if is_over {
+            self.reach(Refusal::Deadline);
+        }
+        is_over
     }
 
     /// Notes that a limit was reached, and returns it.

@@ -13,8 +13,8 @@ use agent_model::Reason;
 pub struct Limits {
     /// How long it may last in all, in microseconds.
     pub wall_us: u64,
-    /// CPU time, in percent of one core: above it the agent waits. What lasts no longer than
-    /// [`BURST_US`] is not held up.
+    /// CPU time, in percent of one core: above it the agent waits. What it may use in
+    /// [`AHEAD_US`] it may use at once, so that a short command is not held up.
     pub cpu_percent: u32,
     /// Its own memory, in bytes. At three quarters of it nothing more is looked at, so that
     /// there is room to tell what was seen; at all of it the agent ends.
@@ -29,8 +29,8 @@ pub struct Limits {
     pub commands: u32,
 }
 
-/// CPU time that may be used at once, in microseconds.
-pub const BURST_US: u64 = 1_000_000;
+/// The time whose share of the processor may be used ahead, in microseconds.
+const AHEAD_US: u64 = 2_000_000;
 
 impl Default for Limits {
     /// What every command gets by and large without noticing them.
@@ -192,9 +192,8 @@ impl Limits {
     /// no more than allowed; 0 where they are not.
     pub fn pause_us(&self, elapsed_us: u64, cpu_us: u64) -> u64 {
         let percent = u128::from(self.cpu_percent.max(1));
-        let over = u128::from(cpu_us)
-            .saturating_sub(u128::from(BURST_US))
-            .saturating_sub(u128::from(elapsed_us) * percent / 100);
+        let allowed_us = (u128::from(elapsed_us) + u128::from(AHEAD_US)) * percent / 100;
+        let over = u128::from(cpu_us).saturating_sub(allowed_us);
         u64::try_from(over * 100 / percent).unwrap_or(u64::MAX)
     }
 }
@@ -327,9 +326,9 @@ mod tests {
     #[test]
     fn the_share_of_the_processor_is_kept_after_a_burst() {
         let limits = Limits::default();
-        assert_eq!(limits.pause_us(0, BURST_US), 0);
+        assert_eq!(limits.pause_us(0, 1_000_000), 0);
         assert_eq!(limits.pause_us(2_000_000, 2_000_000), 0);
-        // 3 s of CPU time in 3 s: 0.5 s more than a burst and half of the time.
+        // 3 s of CPU time in 3 s: 0.5 s more than 1 s and half of the time.
         assert_eq!(limits.pause_us(3_000_000, 3_000_000), 1_000_000);
         // When it has waited for as long as that, it is within its share again.
         assert_eq!(limits.pause_us(4_000_000, 3_000_000), 0);

@@ -9,6 +9,7 @@
 //! this crate has no opinion on what is read: that is the toolkits' subject.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // this is the crate that opens
 
+pub mod allocator;
 pub mod capability;
 pub mod capture;
 pub mod cgroup;

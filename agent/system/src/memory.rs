@@ -43,6 +43,9 @@ impl Memory<'_> {
     /// When the process is gone, or reading fails for another reason than a
     /// missing page.
     pub fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Failure> {
+        if let Some(refusal) = self.process.run().held_too_long() {
+            return Err(self.process.failure("mem", refusal));
+        }
         let mut done = 0;
         while done < buffer.len() {
             match rustix::io::pread(&self.mem, &mut buffer[done..], address.wrapping_add(done as u64)) {

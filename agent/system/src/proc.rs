@@ -231,8 +231,8 @@ impl<'r> Directory<'r> {
                 Err(errno) => return Err(self.failure(name, errno)),
             };
             self.run.ledger().read(read);
-            if self.run.is_over() {
-                return Err(self.failure(name, agent_session::Refusal::Deadline));
+            if let Some(refusal) = self.run.refusal() {
+                return Err(self.failure(name, refusal));
             }
             let end = filled + read;
             let mut start = 0;

@@ -3,17 +3,25 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use agent_model::{Gap, Reason, Target, Text};
-use agent_session::{Access, Ledger, Refusal, Session};
+use agent_session::{Access, Ledger, Refusal, Session, Usage};
 
 use crate::format::Stream;
 use crate::gate::{self, Subject};
 use crate::memo::Memo;
 use crate::parse;
 use crate::rights::{Approach, Rights};
-use crate::{Capabilities, Directory, Failure, Need, Process, clock, confine, own, proc, stop};
+use crate::{Capabilities, Directory, Failure, Need, Process, allocator, clock, confine, own, proc, stop};
+
+/// The CPU time is looked at once in so many times that the session is asked.
+const ASKED_BEFORE_CPU: u32 = 64;
+
+/// The longest wait at once, in microseconds: meanwhile the time of the command may be over.
+const LONGEST_PAUSE_US: u64 = 200_000;
 
 /// Where a run looks.
 #[derive(Debug, Default)]
@@ -53,6 +61,13 @@ pub struct Run {
     subjects: Mutex<HashMap<u32, Option<Subject>>>,
     target: Option<Target>,
     approach: Mutex<Approach>,
+    /// CPU time of the process when the run began, in microseconds.
+    cpu_began_us: u64,
+    /// How often the session was asked.
+    asked: AtomicU32,
+    /// How many threads are held, and since when one is, in microseconds.
+    held: AtomicU32,
+    held_since_us: AtomicU64,
     owed: Mutex<Vec<nix::unistd::Pid>>,
     memo: Memo,
 }
@@ -68,6 +83,7 @@ impl Run {
     ///
     /// When the tree of proc(5) cannot be opened.
     pub fn begin(session: Session, plan: Plan) -> Result<Self, Failure> {
+        allocator::limit(session.limits().rss_bytes);
         let live = plan.proc.is_none();
         let proc_path = plan.proc.unwrap_or_else(|| "/proc".to_owned());
         let proc = proc::open_root(&proc_path).map_err(|errno| Failure::new(proc_path.as_str(), errno))?;
@@ -85,6 +101,10 @@ impl Run {
             subjects: Mutex::default(),
             target: None,
             approach: Mutex::new(Approach::AsWeAre),
+            cpu_began_us: clock::cpu_us(),
+            asked: AtomicU32::new(0),
+            held: AtomicU32::new(0),
+            held_since_us: AtomicU64::new(0),
             owed: Mutex::default(),
             memo: Memo::default(),
         };
@@ -126,14 +146,73 @@ impl Run {
         lock(&self.stream).take()
     }
 
-    /// True when the time of this command is over.
+    /// True when nothing more may be done: the time of this command is over, or the agent
+    /// has as much memory as it may.
     pub fn is_over(&self) -> bool {
-        self.session.is_over(clock::boot_us())
+        self.refusal().is_some()
+    }
+
+    /// Why nothing more may be done; `None` while it may.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.keep_to_share();
+        self.session.refusal(self.usage())
     }
 
     /// Asks the session whether `path` may be touched, and records it.
     pub(crate) fn permit(&self, access: Access, path: &dyn Display) -> Result<(), Refusal> {
-        self.session.permit(access, path, clock::boot_us())
+        self.keep_to_share();
+        self.session.permit(access, path, self.usage())
+    }
+
+    fn usage(&self) -> Usage {
+        Usage { now_us: clock::boot_us(), memory_bytes: allocator::live_bytes() }
+    }
+
+    /// Waits where more CPU time was used than the session's share; not while a thread is
+    /// held, which would wait as well.
+    fn keep_to_share(&self) {
+        if !self.asked.fetch_add(1, Relaxed).is_multiple_of(ASKED_BEFORE_CPU) || self.held.load(Relaxed) > 0 {
+            return;
+        }
+        self.rest();
+    }
+
+    /// Waits until no more CPU time was used than the session's share, or its time is over.
+    pub fn rest(&self) {
+        loop {
+            let cpu_us = clock::cpu_us().saturating_sub(self.cpu_began_us);
+            let now_us = clock::boot_us();
+            let elapsed_us = now_us.saturating_sub(self.session.began_us());
+            let pause_us = self.session.limits().pause_us(elapsed_us, cpu_us);
+            if pause_us == 0 || self.session.is_over(now_us) {
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(pause_us.min(LONGEST_PAUSE_US)));
+        }
+    }
+
+    /// Notes that a thread is held since `since_us`.
+    pub(crate) fn hold_begins(&self, since_us: u64) {
+        self.held.fetch_add(1, Relaxed);
+        let _ = self.held_since_us.compare_exchange(0, since_us, Relaxed, Relaxed);
+    }
+
+    /// Notes that a thread that was held for `held_us` goes on.
+    pub(crate) fn hold_ends(&self, held_us: u64) {
+        self.ledger().stopped(held_us);
+        if held_us > self.session.limits().stop_us {
+            self.session.reach(Refusal::Stop);
+        }
+        if self.held.fetch_sub(1, Relaxed) == 1 {
+            self.held_since_us.store(0, Relaxed);
+        }
+    }
+
+    /// The refusal to read on while a thread is held for longer than one may be.
+    pub(crate) fn held_too_long(&self) -> Option<Refusal> {
+        let since_us = self.held_since_us.load(Relaxed);
+        let is_over = since_us > 0 && clock::boot_us().saturating_sub(since_us) > self.session.limits().stop_us;
+        is_over.then(|| self.session.reach(Refusal::Stop))
     }
 
     /// The root of proc(5).

@@ -75,8 +75,8 @@ impl<'r> SockDiag<'r> {
             .map_err(fail)?;
         let mut dumped = Dumped::default();
         loop {
-            if self.run.is_over() {
-                return Err(fail(agent_session::Refusal::Deadline));
+            if let Some(refusal) = self.run.refusal() {
+                return Err(fail(refusal));
             }
             // TRUNC: the length of the packet, and not of what fitted.
             let (packet, length) = match rustix::net::recv(&self.socket, &mut *self.buffer, RecvFlags::TRUNC) {

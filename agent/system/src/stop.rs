@@ -74,6 +74,7 @@ impl<'r> Process<'r> {
             }
         };
         // From here on the thread is let go of whatever happens.
+        self.run().hold_begins(since_us);
         let mut stopped = Stopped { process: self.clone(), tid: pid, since_us, signal, registers: [0; 17] };
         if !is_ours {
             return Err(fail(Cause::Exited));
@@ -159,7 +160,7 @@ impl Stopped<'_> {
         // ESRCH: it was killed meanwhile. There is nothing else to do then.
         let _ = ptrace::detach(self.tid, self.signal);
         let held = clock::boot_us().saturating_sub(since);
-        self.process.run().ledger().stopped(held);
+        self.process.run().hold_ends(held);
         held
     }
 }

@@ -20,7 +20,7 @@ impl Run {
         }
         let time_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         if self.session().is_over(clock::boot_us().saturating_add(time_us)) {
-            return Err(fail(Refusal::Deadline.into()));
+            return Err(fail(self.session().reach(Refusal::Deadline).into()));
         }
         std::thread::sleep(time);
         Ok(())

@@ -92,6 +92,10 @@ impl Data for Mappings {
     fn summary(&self) -> Option<&dyn erased_serde::Serialize> {
         Some(&self.summary)
     }
+
+    fn cut(&mut self, count: usize) -> bool {
+        self.rows.as_mut().map(|rows| rows.truncate(count)).is_some()
+    }
 }
 
 impl Collector for Maps {

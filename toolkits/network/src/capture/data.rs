@@ -52,6 +52,10 @@ impl Data for Packets {
     fn summary(&self) -> Option<&dyn erased_serde::Serialize> {
         self.summary.as_ref().map(|summary| summary as _)
     }
+
+    fn cut(&mut self, count: usize) -> bool {
+        self.rows.as_mut().map(|rows| rows.truncate(count)).is_some()
+    }
 }
 
 /// An instruction of a compiled filter (`struct sock_filter`).

@@ -135,7 +135,7 @@ impl<'r> Look<'r> {
             let now_us = clock::boot_us();
             if now_us >= until_us {
                 taken.ended = Some(Ended::Time);
-            } else if self.run.session().is_over(now_us.saturating_add(RESERVE_US)) {
+            } else if self.run.session().ends_by(now_us.saturating_add(RESERVE_US)) || self.run.is_over() {
                 taken.ended = Some(Ended::Timeout);
             }
             if handed == 0 {

@@ -121,7 +121,7 @@ impl<'a, 'r> Sampler<'a, 'r> {
             // The last look is at the very end, so that all of the time is counted.
             let is_last = next_us >= duration_us;
             let until_us = next_us.min(duration_us);
-            if self.run.session().is_over(start_us + until_us + RESERVE_US) {
+            if self.run.session().ends_by(start_us + until_us + RESERVE_US) || self.run.is_over() {
                 self.summary.ended = "timeout";
                 self.tick(start_us, turn);
                 break;

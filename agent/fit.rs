@@ -1,0 +1,144 @@
+//! Making an answer fit the limit of what may be written.
+
+use agent_model::data::json_bytes;
+use agent_model::{Data, Gap, Reason};
+use agent_session::Refusal;
+use agent_system::Answer;
+
+/// The envelope around data and gaps, in bytes, with room to spare.
+const AROUND: u64 = 8 << 10;
+
+/// What NDJSON adds to a row: schema and session.
+const AROUND_ROW: u64 = 192;
+
+/// Leaves out rows, then parts, then gaps of `answer` until it has no more than `most` bytes
+/// as JSON, with a gap in the place of each; returns how many bytes it has then.
+///
+/// # Errors
+///
+/// When nothing more can be left out: how many bytes it has.
+pub(crate) fn fit(answer: &mut Answer, most: u64) -> Result<u64, u64> {
+    loop {
+        let bytes = bytes_of(answer);
+        if bytes <= most {
+            return Ok(bytes);
+        }
+        // Gaps may take up to half of the room.
+        let gaps_bytes: u64 = answer.gaps.iter().filter_map(|gap| json_bytes(gap)).sum();
+        let is_cut = if gaps_bytes > most / 2 && answer.gaps.len() > 2 {
+            cut_gaps(answer, most / 2)
+        } else {
+            let room = most.saturating_sub(AROUND + gaps_bytes);
+            cut_rows(answer, room) || leave_out(answer)
+        };
+        if !is_cut {
+            return Err(bytes);
+        }
+    }
+}
+
+fn bytes_of(answer: &Answer) -> u64 {
+    let gaps: u64 = answer.gaps.iter().filter_map(|gap| json_bytes(gap)).sum();
+    let rows = answer.data.row_count().unwrap_or(0) as u64;
+    AROUND + gaps + rows * AROUND_ROW + json_bytes(&*answer.data as &dyn Data).unwrap_or(0)
+}
+
+fn limit_gap(at: &str, words: String) -> Gap {
+    let refusal = Refusal::Output;
+    Gap::new(at, refusal.reason()).detail(words).remedy(refusal.remedy())
+}
+
+/// Keeps the rows that fit into `room` bytes, beside the rest of the data.
+fn cut_rows(answer: &mut Answer, room: u64) -> bool {
+    let Some(count) = answer.data.row_count().filter(|count| *count > 0) else { return false };
+    let sizes: Vec<u64> = (0..count).map(|at| answer.data.row(at).and_then(json_bytes).unwrap_or(0) + 1).collect();
+    let rest = json_bytes(&*answer.data as &dyn Data).unwrap_or(0).saturating_sub(sizes.iter().sum());
+    let mut left = room.saturating_sub(rest);
+    let kept = sizes
+        .iter()
+        .take_while(|size| {
+            let fits = left >= **size + AROUND_ROW;
+            left = left.saturating_sub(**size + AROUND_ROW);
+            fits
+        })
+        .count();
+    // At least one goes each time.
+    let kept = kept.min(count - 1);
+    if !answer.data.cut(kept) {
+        return false;
+    }
+    answer.gaps.retain(|gap| row_of(&gap.at).is_none_or(|row| row < kept));
+    let words = format!("{} of {count} rows were left out: more may not be written", count - kept);
+    // The place of the first that is missing.
+    answer.gaps.retain(|gap| !(gap.reason == Reason::LimitReached && gap.at == "/rows"));
+    answer.gaps.push(limit_gap("/rows", words));
+    true
+}
+
+/// The row that a JSON Pointer leads to.
+fn row_of(at: &str) -> Option<usize> {
+    at.strip_prefix("/rows/")?.split('/').next()?.parse().ok()
+}
+
+fn leave_out(answer: &mut Answer) -> bool {
+    let Some(at) = answer.data.leave_out() else { return false };
+    answer.gaps.retain(|gap| gap.at != at && !gap.at.starts_with(&format!("{at}/")));
+    answer.gaps.push(limit_gap(&at, "it was left out: more may not be written".to_owned()));
+    true
+}
+
+fn cut_gaps(answer: &mut Answer, room: u64) -> bool {
+    let before = answer.gaps.len();
+    let mut left = room / 2;
+    let kept = answer.gaps.iter().take_while(|gap| {
+        let size = json_bytes(gap).unwrap_or(0) + 1;
+        let fits = left >= size;
+        left = left.saturating_sub(size);
+        fits
+    });
+    let kept = kept.count().min(before - 2);
+    answer.gaps.truncate(kept);
+    let words = format!("{} more gaps were left out: more may not be written", before - kept);
+    answer.gaps.push(limit_gap("", words));
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_model::Listing;
+
+    use super::*;
+
+    fn answer(rows: usize, gaps: usize) -> Answer {
+        let rows: Vec<String> = (0..rows).map(|at| format!("{at:0100}")).collect();
+        let gaps = (0..gaps).map(|at| Gap::new(format!("/rows/{at}/x"), Reason::Exited)).collect();
+        Answer { options: Box::new(()), data: Box::new(Listing { rows, summary: 7 }), gaps }
+    }
+
+    #[test]
+    fn what_fits_is_left_as_it_is() {
+        let mut small = answer(10, 3);
+        assert!(fit(&mut small, 64 << 10).is_ok());
+        assert_eq!((small.data.row_count(), small.gaps.len()), (Some(10), 3));
+    }
+
+    #[test]
+    fn rows_go_from_the_end_with_their_gaps_and_a_gap_says_so() {
+        let mut large = answer(1_000, 1_000);
+        let bytes = fit(&mut large, 64 << 10).expect("it fits");
+        assert!(bytes <= 64 << 10, "{bytes}");
+        let kept = large.data.row_count().expect("a list");
+        assert!((50..1_000).contains(&kept), "{kept}");
+        let last = large.gaps.last().expect("a gap");
+        assert_eq!((last.reason, last.at.as_str()), (Reason::LimitReached, "/rows"));
+        assert!(large.gaps.iter().all(|gap| row_of(&gap.at).is_none_or(|row| row < kept)));
+    }
+
+    #[test]
+    fn more_gaps_than_may_be_written_become_one() {
+        let mut large = answer(1, 10_000);
+        fit(&mut large, 64 << 10).expect("it fits");
+        assert!(large.gaps.len() < 2_000, "{}", large.gaps.len());
+        assert!(agent_model::data::was_refused(&large.gaps));
+    }
+}
