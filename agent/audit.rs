@@ -141,7 +141,7 @@ impl<'a> Action<'a> {
                 continue;
             }
             self.told.push(gap.reason);
-            if self.told.len() > 32 {
+            if self.told.len() > 128 {
                 break;
             }
             let what = json!({"action": self.number, "at": gap.at, "path": gap.path, "detail": gap.detail});

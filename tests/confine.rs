@@ -39,7 +39,7 @@ fn word_at(pid: u32, address: u64) -> [u8; 8] {
 }
 
 /// Runs `violate` or `violate-base`, which must change nothing.
-fn violate(command: &str) -> Value {
+fn violate(command: &str) -> (Value, String) {
     let (target, address) = sleeper();
     let before = word_at(target.pid(), address);
     let answer = common::run([command, "--pid", &target.pid().to_string(), "--address", &address.to_string()]);
@@ -48,12 +48,12 @@ fn violate(command: &str) -> Value {
     assert_eq!(word_at(target.pid(), address), before, "the target's memory was written");
     assert_eq!(common::state(target.pid()), Some('S'), "the target is not as it was");
     assert!(!std::path::Path::new("/tmp/agent-violation").exists());
-    envelope
+    (envelope, answer.audit)
 }
 
 #[test]
 fn every_violation_is_refused_by_the_kernel_and_told() {
-    let envelope = violate("violate");
+    let (envelope, audit) = violate("violate");
     assert!(rows(&envelope).len() >= 50, "{}", rows(&envelope).len());
     for row in rows(&envelope) {
         // Missing, for glibc's sake, and not denied.
@@ -81,11 +81,19 @@ fn every_violation_is_refused_by_the_kernel_and_told() {
         assert!(told.contains(call), "{call} is not among {told:?}");
     }
     assert!(gaps.iter().all(|gap| gap["reason"] == "refused_by_policy"), "{gaps:?}");
+    // Each of them is in the audit.
+    let records = audit.lines().map(|line| serde_json::from_str::<Value>(line).expect("a record"));
+    let denied: BTreeSet<String> = records
+        .filter(|record| record["type"] == "authz.deny")
+        .filter_map(|record| record["data"]["path"].as_str().map(str::to_owned))
+        .collect();
+    let missing: Vec<&&str> = told.iter().filter(|call| !denied.contains(**call)).collect();
+    assert!(missing.is_empty(), "{missing:?} are not in the audit");
 }
 
 #[test]
 fn what_a_command_does_not_declare_is_refused_too() {
-    let envelope = violate("violate-base");
+    let (envelope, _) = violate("violate-base");
     let undeclared: Vec<&Value> = rows(&envelope)
         .iter()
         .filter(|row| row["violation"].as_str().is_some_and(|name| name.contains(": ")))

@@ -18,6 +18,8 @@ fn cut_off(answer: &Answer) -> Value {
     let gaps = envelope["gaps"].as_array().expect("gaps");
     let limits: Vec<&Value> = gaps.iter().filter(|gap| gap["reason"] == "limit_reached").collect();
     assert!(!limits.is_empty(), "{gaps:?}");
+    // And the audit has it.
+    assert!(answer.audit.contains("\"type\":\"limit.hit\""), "{}", answer.audit);
     assert!(limits.iter().all(|gap| gap["remedy"].as_str().is_some_and(|words| words.contains("--"))), "{limits:?}");
     envelope
 }
@@ -191,7 +193,7 @@ fn limits_that_are_none_are_usage() {
 }
 
 #[test]
-fn is_the_first_to_go_when_memory_is_short_and_the_last_in_line() {
+fn is_the_first_to_go_when_memory_is_short_and_behind_the_application() {
     let mut looking =
         agent().args(["ps", "--watch", "1", "--interval", "30s"]).stdout(Stdio::null()).spawn().expect("the agent");
     let pid = looking.id();
@@ -206,7 +208,7 @@ fn is_the_first_to_go_when_memory_is_short_and_the_last_in_line() {
     assert_eq!(score.trim(), "1000");
     // Field 19, behind the name.
     let nice = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(16));
-    assert_eq!(nice, Some("19"), "{stat}");
+    assert_eq!(nice, Some("10"), "{stat}");
     let data = limits.lines().find(|line| line.starts_with("Max data size")).expect("a line");
     assert!(!data.contains("unlimited"), "{data}");
 }

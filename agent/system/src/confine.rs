@@ -75,6 +75,11 @@ pub fn may_write(file: &impl std::os::fd::AsRawFd) {
     lock(&OUTPUTS).push(file.as_raw_fd());
 }
 
+/// Beside a busy process of the same control group we get a tenth of a core (setpriority(2)).
+/// At 19 it would be a hundredth, and a look would be one at many moments, or at none before
+/// its time is over.
+const NICE: i32 = 10;
+
 /// Before anything else: what every command can do without.
 ///
 /// No new privileges, no core dump, and no reader: a target with our uid could otherwise
@@ -125,9 +130,9 @@ pub(crate) fn enter(rights: &Rights, keep: Capabilities, needs: &[Need]) {
     BEFORE.get_or_init(|| *rights);
     // Taking on IDs has made us what fs.suid_dumpable says.
     not_dumpable();
-    // The lowest priority, but for who holds threads: each of these waits for us.
+    // Behind the application, but for who holds threads: each of these waits for us.
     if !needs.contains(&Need::Stops) {
-        let _ = rustix::process::setpriority_process(None, 19);
+        let _ = rustix::process::setpriority_process(None, NICE);
     }
     let bounding = give_up(rights, keep);
     let mut needs = needs.to_vec();
