@@ -69,6 +69,7 @@ fn main() -> ExitCode {
     };
     let Some((name, matches)) = matches.subcommand() else { return Status::Usage.into() };
     if name == "schema" {
+        agent_system::confine::alone();
         return print_schema(matches);
     }
     let Some(command) = commands().find(|command| command.name == name) else { return Status::Usage.into() };

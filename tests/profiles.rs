@@ -302,6 +302,62 @@ fn the_session_tags_what_is_printed_in_a_pod() {
     assert_eq!(ps["session"]["incident"], "INC-42");
 }
 
+/// Each command, with the formats that it alone has.
+fn commands_and_formats() -> Vec<(String, Vec<String>)> {
+    let help = common::run(["--help"]);
+    let names = help.text().lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    names
+        .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| !["help", "violate", "violate-base"].contains(name))
+        .filter(|name| common::run(["schema", *name]).status == 0)
+        .map(|name| {
+            let help = common::run([name, "--help"]);
+            let formats = help.text().lines().skip_while(|line| !line.contains("--output <FORMAT>")).skip(1);
+            let formats = formats.take_while(|line| !line.contains("--session"));
+            let formats = formats.filter_map(|line| line.trim().strip_prefix("- ")?.split(':').next());
+            let own = formats.filter(|format| !["json", "ndjson", "table"].contains(format)).map(str::to_owned);
+            (name.to_owned(), own.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn no_command_tries_a_system_call_that_its_own_filter_refuses() {
+    if !is_root() {
+        return skip("no_command_tries_a_system_call_that_its_own_filter_refuses", "the pod emulator needs root");
+    }
+    let commands = commands_and_formats();
+    assert!(commands.len() >= 13 && commands.iter().any(|(_, formats)| !formats.is_empty()), "{commands:?}");
+    let root = start(sleeper("confined"));
+    let own = start(sleeper("confined-pss").pod_security_restricted(1000, 1000));
+    let try_one = |pod: &Pod, profile: Profile, command: &str, format: &str| {
+        let mut arguments = vec![command, "-o", format];
+        match command {
+            "profile" => arguments.extend(["--for", "300ms"]),
+            "capture" => arguments.extend(["-i", "lo", "--for", "200ms"]),
+            _ => {}
+        }
+        let output = debug(pod, profile, &arguments);
+        let what = format!("{command} -o {format}, {}", profile.name());
+        let told = output.stdout_text() + &output.stderr_text();
+        // In the envelope, or where a format has no place for gaps, in the audit.
+        let is_refused = told.contains("refused_by_policy") || told.contains("authz.deny");
+        assert!(!is_refused, "{what}: {told}");
+        // Without NET_RAW there are no packets.
+        let is_denied = command == "capture" && profile == Profile::Restricted;
+        assert!(is_denied || matches!(output.exit_code, 0 | 3), "{what}: exit {}: {told}", output.exit_code);
+    };
+    for (command, formats) in &commands {
+        try_one(&root, Profile::General, command, "json");
+        try_one(&own, Profile::Restricted, command, "json");
+        for format in formats.iter().map(String::as_str).chain((command == "ps").then_some("table")) {
+            try_one(&root, Profile::Legacy, command, format);
+        }
+    }
+    try_one(&root, Profile::Legacy, "capture", "ndjson");
+}
+
 #[test]
 fn access_says_for_each_command_what_it_wants() {
     let looks = ["capture", "env", "fds", "limits", "maps", "modules", "profile", "ps", "sockets", "stacks"];
