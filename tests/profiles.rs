@@ -302,6 +302,34 @@ fn the_session_tags_what_is_printed_in_a_pod() {
     assert_eq!(ps["session"]["incident"], "INC-42");
 }
 
+#[test]
+fn takes_no_more_memory_than_the_pod_has_left() {
+    if !is_root() {
+        return skip("takes_no_more_memory_than_the_pod_has_left", "the pod emulator needs root");
+    }
+    // Read whole: it is less than the agent may take by itself, and more than this pod has left.
+    let large = vec![b' '; 40 << 20];
+    for (name, memory, expected) in [("roomy", 512 << 20, 3), ("narrow", 48 << 20, 4)] {
+        let pod = start(sleeper(name).memory_limit(memory));
+        let argv = ["agent", "modules", "--compare", "-"];
+        let spec = DebugSpec::new(&IMAGE.0, Profile::General, argv).target();
+        let output = pod.debug(spec.stdin(agent_pod::Stdin::Bytes(large.clone()))).expect("a container");
+        let told = output.stderr_text();
+        assert_eq!(output.exit_code, expected, "{name}: {told}");
+        if expected == 4 {
+            assert!(told.contains("memory limit"), "{told}");
+            let receipt: Value = serde_json::from_slice(&output.termination_message).expect("a receipt");
+            assert_eq!((&receipt["exit"], &receipt["commands"]), (&4.into(), &1.into()), "{receipt}");
+        }
+        assert!(
+            !pod.debug(DebugSpec::new(&IMAGE.0, Profile::General, ["agent", "ps"]).target())
+                .expect("ps")
+                .stdout
+                .is_empty()
+        );
+    }
+}
+
 /// Each command, with the formats that it alone has.
 fn commands_and_formats() -> Vec<(String, Vec<String>)> {
     let help = common::run(["--help"]);

@@ -17,7 +17,7 @@ pub use ledger::{Access, Accessed, Entry, Ledger, Spent};
 pub use limits::{LimitError, Limits, Refusal, Wanted};
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use agent_model::SessionInfo;
 
@@ -37,6 +37,8 @@ pub struct Session {
     limits: Limits,
     began_us: u64,
     ledger: Arc<Ledger>,
+    /// The memory at which nothing more is looked at, in bytes.
+    soft_memory_bytes: AtomicU64,
     /// A bit for each of [`Refusal::ALL`] that was reached.
     reached: AtomicU8,
 }
@@ -47,7 +49,8 @@ impl Session {
     /// kept in any case.
     pub fn open(identity: Identity, limits: Limits, began_us: u64, keep_entries: bool) -> Self {
         let (ledger, reached) = (Arc::new(Ledger::new(keep_entries)), AtomicU8::new(0));
-        Self { info: identity.into_info(), limits, began_us, ledger, reached }
+        let soft_memory_bytes = AtomicU64::new(limits.soft_rss_bytes());
+        Self { info: identity.into_info(), limits, began_us, ledger, soft_memory_bytes, reached }
     }
 
     /// As an envelope carries it.
@@ -58,6 +61,12 @@ impl Session {
     /// How much it may take.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Lowers the limit of memory to `rss_bytes`: there is no more left around us.
+    pub fn lower_memory(&self, rss_bytes: u64) {
+        let lowered = Limits { rss_bytes, ..self.limits };
+        self.soft_memory_bytes.fetch_min(lowered.soft_rss_bytes(), Relaxed);
     }
 
     /// When it began.
@@ -92,7 +101,7 @@ impl Session {
             return Some(self.reach(Refusal::Deadline));
         }
         // It stays reached: what was seen needs the rest.
-        if usage.memory_bytes >= self.limits.soft_rss_bytes() || self.has_reached(Refusal::Memory) {
+        if usage.memory_bytes >= self.soft_memory_bytes.load(Relaxed) || self.has_reached(Refusal::Memory) {
             return Some(self.reach(Refusal::Memory));
         }
         None
@@ -166,6 +175,15 @@ mod tests {
         let session = session("rss=8M");
         assert_eq!(session.permit(Access::Open, &"f", at(1_000, 6 << 20)), Err(Refusal::Memory));
         assert_eq!(session.permit(Access::Open, &"f", at(1_000, 0)), Err(Refusal::Memory));
+    }
+
+    #[test]
+    fn memory_is_no_more_than_is_left() {
+        let session = session("rss=64M");
+        session.lower_memory(16 << 20);
+        assert_eq!(session.permit(Access::Open, &"f", at(1_000, 11 << 20)), Ok(()));
+        session.lower_memory(32 << 20);
+        assert_eq!(session.permit(Access::Open, &"f", at(1_000, 12 << 20)), Err(Refusal::Memory));
     }
 
     #[test]

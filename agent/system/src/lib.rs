@@ -21,6 +21,7 @@ pub mod failure;
 pub mod flags;
 pub mod format;
 pub mod gate;
+mod headroom;
 pub mod hidepid;
 pub mod interrupt;
 pub mod kcmp;

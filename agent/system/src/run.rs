@@ -20,6 +20,9 @@ use crate::{Capabilities, Directory, Failure, Need, Process, allocator, clock, c
 /// The CPU time is looked at once in so many times that the session is asked.
 const ASKED_BEFORE_CPU: u32 = 64;
 
+/// The memory without which the agent can say nothing, in bytes.
+const LEAST_MEMORY: u64 = 16 << 20;
+
 /// The longest wait at once, in microseconds: meanwhile the time of the command may be over.
 const LONGEST_PAUSE_US: u64 = 200_000;
 
@@ -309,6 +312,7 @@ impl Run {
         let executable = process.link("exe").ok().map(|path| Text::from_bytes(&path));
         let container_id =
             process.read_piece("cgroup", &mut buffer).ok().and_then(|()| parse::container_id(&buffer)).map(Text::from);
+        self.keep_to_headroom(&process);
         let boot_id = match self.live {
             true => own::boot_id(),
             false => self.recorded_boot_id(),
@@ -322,6 +326,16 @@ impl Run {
             container_id,
         });
         Ok(())
+    }
+
+    /// Takes no more memory than three quarters of what the target's control group has left:
+    /// the pod's limit covers us as well, and ends the application.
+    fn keep_to_headroom(&self, process: &Process<'_>) {
+        if let Some(headroom) = process.memory_headroom().filter(|_| self.looks_in) {
+            let most = (headroom / 4 * 3).max(LEAST_MEMORY);
+            allocator::limit(most);
+            self.session.lower_memory(most);
+        }
     }
 
     fn recorded_boot_id(&self) -> Option<String> {
