@@ -317,3 +317,63 @@ fn a_listener_of_nginx_has_all_its_processes_as_owners() {
         listener["owners"].as_array().into_iter().flatten().filter_map(|owner| owner["name"].as_str()).collect();
     assert_eq!(names, BTreeSet::from(["nginx"]));
 }
+
+#[test]
+fn connections_that_come_and_go_are_followed() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let port = listener.local_addr().expect("an address").port();
+    let open = || {
+        let client = TcpStream::connect(("127.0.0.1", port)).expect("connects");
+        let (server, _) = listener.accept().expect("accepts");
+        (client, server)
+    };
+    let (kept, early) = (open(), open());
+    let port_of = |ends: &(TcpStream, TcpStream)| ends.0.local_addr().expect("an address").port();
+    let (kept_port, early_port) = (port_of(&kept), port_of(&early));
+    let text = port.to_string();
+    let args =
+        ["sockets", "--follow", "--for", "60s", "--interval", "20ms", "--port", &text, "--allow-gaps", "-o", "json"];
+    let mut agent = Child::start(common::agent().args(args));
+    // It sleeps in ppoll(2) when it has looked.
+    let sleeps =
+        || fs::read_to_string(format!("/proc/{}/syscall", agent.pid())).is_ok_and(|text| text.starts_with("271 "));
+    wait_until("the first look", SOON, sleeps);
+    drop(early);
+    let late = open();
+    let late_port = port_of(&late);
+    // Closed by the client first: it stays in TIME_WAIT, and is seen however short it lived.
+    let brief = open();
+    let brief_port = port_of(&brief);
+    let (client, server) = brief;
+    client.shutdown(std::net::Shutdown::Write).expect("shuts down");
+    drop((server, client));
+    let looks = || common::threads(agent.pid()).len();
+    assert_eq!(looks(), 1);
+    // Two more looks at least: it has gone to sleep twice since.
+    for _ in 0..2 {
+        let switches = || {
+            let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).map(str::trim);
+            line.and_then(|number| number.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let before = switches();
+        wait_until("another look", SOON, || switches() > before + 1 && sleeps());
+    }
+    common::signal(agent.pid(), nix::sys::signal::Signal::SIGINT);
+    let seen: Value = serde_json::from_str(&agent.line()).expect("an envelope");
+    common::assert_valid(&seen);
+    let follow = &seen["data"]["summary"]["follow"];
+    assert_eq!(follow["ended"], "signal", "{follow}");
+    let of = |port: u16| rows(&seen).iter().filter(move |row| row["local_port"] == port).collect::<Vec<_>>();
+    assert!(of(kept_port).is_empty(), "it was there all the time");
+    let us = u64::from(std::process::id());
+    let [late] = of(late_port)[..] else { panic!("one of {late_port}: {seen}") };
+    assert_eq!((&late["event"], &late["state"]), (&json!("opened"), &json!("established")));
+    assert!(late["opened_us"].as_u64().is_some_and(|time| time > 0) && owners(late).iter().any(|(pid, _)| *pid == us));
+    let [early] = of(early_port)[..] else { panic!("one of {early_port}: {seen}") };
+    assert_eq!((&early["event"], early.get("opened_us")), (&json!("closed"), None));
+    assert!(owners(early).iter().any(|(pid, _)| *pid == us), "{early}");
+    let [brief] = of(brief_port)[..] else { panic!("one of {brief_port}: {seen}") };
+    assert_eq!(brief["event"], "opened_and_closed", "{brief}");
+    drop(kept);
+}

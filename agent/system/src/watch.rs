@@ -38,8 +38,12 @@ impl Watch {
     }
 }
 
-/// A time such as `500ms`, in microseconds.
-fn microseconds(text: &str) -> Result<u64, String> {
+/// A time such as `500ms`, in microseconds: for clap.
+///
+/// # Errors
+///
+/// When it is none, or nothing, or too long to be counted; in words.
+pub fn microseconds(text: &str) -> Result<u64, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     match u64::try_from(time.as_micros()) {
         Ok(0) => Err("it must be longer".to_owned()),

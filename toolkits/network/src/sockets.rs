@@ -3,6 +3,7 @@
 mod bytes;
 mod counters;
 mod diag;
+mod follow;
 mod options;
 pub(crate) mod owners;
 #[cfg(all(test, target_endian = "little"))]
@@ -15,6 +16,7 @@ mod tcp;
 mod words;
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use agent_model::{Gap, Gathered, Listing, Reason, Wide};
 use agent_system::collector::TargetUse;
@@ -23,6 +25,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use counters::Counters;
+pub use follow::{Follow, Followed};
 pub use options::Options;
 pub use owners::{Owner, Owners};
 pub use row::{Memory, Row, Timer};
@@ -58,6 +61,9 @@ pub struct Summary {
     /// Counters of the namespace; only with `--counters`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<Counters>,
+    /// What was followed; only with `--follow`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub follow: Option<Follow>,
 }
 
 impl Collector for Sockets {
@@ -85,16 +91,24 @@ load its modules tcp_diag, udp_diag and unix_diag, as ss(8) does.
   agent sockets                                who is connected to whom
   agent sockets --listening                    who waits for connections
   agent sockets --state close_wait,syn_sent    connections that hang
+  agent sockets --follow --for 30s             connections that come and go meanwhile
   agent sockets --process 7 --protocol tcp -o ndjson | jq '.tcp.rtt_us'";
     const CAPABILITIES: &'static [Capability] =
         &[Capability::SYS_PTRACE, Capability::DAC_READ_SEARCH, Capability::DAC_OVERRIDE];
-    const NEEDS: &'static [Need] = &[Need::Descriptors, Need::SocketDiagnostics];
+    const NEEDS: &'static [Need] = &[Need::Descriptors, Need::SocketDiagnostics, Need::Interrupts];
     const TARGET: TargetUse = TargetUse::Optional;
     type Options = Options;
     type Data = Listing<Socket, Summary>;
 
+    fn lasts(options: &Options) -> Duration {
+        if options.follow { Duration::from_micros(options.for_us) } else { Duration::ZERO }
+    }
+
     fn collect(run: &Run, options: &Options) -> Result<Gathered<Self::Data>, Failure> {
         let place = Place::find(run)?;
+        if options.follow {
+            return followed(run, &place, options);
+        }
         let walk = if options.no_owners { None } else { Some(Walk::new(run)) };
         let (walk, no_walk) = match walk.transpose() {
             Ok(walk) => (walk, None),
@@ -136,6 +150,23 @@ load its modules tcp_diag, udp_diag and unix_diag, as ss(8) does.
         }
         Ok(Gathered { data: Listing { rows, summary }, gaps })
     }
+}
+
+/// The sockets that came or went.
+fn followed(run: &Run, place: &Place<'_>, options: &Options) -> Result<Gathered<Listing<Socket, Summary>>, Failure> {
+    let mut gaps = Vec::new();
+    let mut options = options.clone();
+    if options.protocol.is_empty() {
+        options.protocol = vec![Protocol::Tcp, Protocol::Mptcp, Protocol::Udp, Protocol::Udplite];
+    }
+    let (mut rows, follow) = follow::follow(run, place, &options, &mut gaps)?;
+    if let Some(pid) = options.process {
+        rows.retain(|row| row.owners.as_ref().is_some_and(|owners| owners.has(pid)));
+    }
+    rows.sort_unstable_by(Socket::order);
+    let mut summary = summarize(&rows, place, BTreeMap::new());
+    summary.follow = Some(follow);
+    Ok(Gathered { data: Listing { rows, summary }, gaps })
 }
 
 /// The sockets of the target's network namespace whose inodes `is_wanted`, by inode,
@@ -205,6 +236,7 @@ fn summarize(rows: &[Socket], place: &Place<'_>, sources: BTreeMap<&'static str,
         own_namespace: place.is_own,
         sources,
         counters: None,
+        follow: None,
     }
 }
 

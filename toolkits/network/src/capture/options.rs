@@ -17,7 +17,7 @@ const LARGEST_SNAPLEN: u32 = 262_144;
 #[derive(Debug, Clone, Args, Serialize, JsonSchema)]
 pub struct Options {
     /// For how long
-    #[arg(long = "for", default_value = "60s", value_name = "TIME", value_parser = duration)]
+    #[arg(long = "for", default_value = "60s", value_name = "TIME", value_parser = agent_system::watch::microseconds)]
     #[serde(rename = "for_us")]
     pub(crate) for_us: u64,
     /// Which packets (pcap-filter(7)), with numbers for addresses and ports
@@ -64,11 +64,6 @@ impl Options {
     pub(crate) fn snaplen(&self) -> u32 {
         self.snaplen.unwrap_or(if self.payload { LARGEST_SNAPLEN } else { SNAPLEN })
     }
-}
-
-fn duration(text: &str) -> Result<u64, String> {
-    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    u64::try_from(duration.as_micros()).map_err(|_| "too long".to_owned())
 }
 
 /// The filter, checked by compiling it, which opens nothing.

@@ -41,6 +41,15 @@ pub struct Options {
     /// Also the counters of the namespace: listen overflows, resets, retransmissions
     #[arg(long)]
     pub(crate) counters: bool,
+    /// Watch for a time, and list only the sockets that came or went meanwhile
+    #[arg(long, conflicts_with_all = ["state", "listening", "counters"])]
+    pub(crate) follow: bool,
+    /// With --follow: for how long
+    #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = agent_system::watch::microseconds)]
+    pub(crate) for_us: u64,
+    /// With --follow: the time from one look at the tables to the next
+    #[arg(long = "interval", value_name = "TIME", default_value = "200ms", value_parser = agent_system::watch::microseconds)]
+    pub(crate) interval_us: u64,
 }
 
 impl Options {

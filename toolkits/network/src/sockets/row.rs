@@ -7,6 +7,7 @@ use agent_model::{Text, Wide};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
+use super::follow::Followed;
 use super::owners::Owners;
 use super::tcp::{Name, Tcp};
 
@@ -74,6 +75,9 @@ pub struct Row<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "ABSTRACT"))]
     pub abstract_name: Option<Text>,
+    /// What became of it while it was followed; with --follow.
+    #[serde(flatten)]
+    pub followed: Option<&'a Followed>,
     /// The processes that hold it, by pid and descriptor. Absent where that could
     /// not be told, or was not asked for; empty when no process of this pid
     /// namespace holds it: it is the kernel's alone (TIME_WAIT, not yet accepted),

@@ -9,6 +9,7 @@ use agent_model::{Hex, Text, Wide};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 
+use super::follow::Followed;
 use super::owners::Owners;
 use super::row::{Address, Device, Memory, Row, Timer};
 use super::tcp::{Name, Tcp};
@@ -200,6 +201,8 @@ pub struct Socket {
     pub(crate) memory: Option<Box<KeptMemory>>,
     pub(crate) detail: Detail,
     pub(crate) owners: Option<Owners>,
+    /// With --follow.
+    pub(crate) followed: Option<Box<Followed>>,
 }
 
 impl Socket {
@@ -239,6 +242,7 @@ impl Socket {
             memory: None,
             detail: Detail::None,
             owners: None,
+            followed: None,
         }
     }
 
@@ -343,6 +347,7 @@ impl Socket {
             remote_address: if has_peer { self.address(&self.remote) } else { None },
             remote_port: port(self.remote_port).filter(|_| has_peer),
             owners: self.owners.as_ref(),
+            followed: self.followed.as_deref(),
             uid: self.uid.get(),
             inode: wide(self.inode),
             cookie: wide(self.cookie).filter(|_| self.depth.whole),
