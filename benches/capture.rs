@@ -107,7 +107,9 @@ fn main() {
                 &filter,
             ]);
             ours.push(measure(agent.stdout(null()), rate, |text| {
-                let envelope: Value = serde_json::from_str(text).expect("an envelope");
+                // Beside it stand the records of the audit.
+                let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+                let envelope = lines.into_iter().find(|line| line["schema"].is_string()).expect("an envelope");
                 let summary = &envelope["data"]["summary"];
                 PACKETS.saturating_sub(summary["packets"].as_u64().expect("packets"))
             }));

@@ -11,6 +11,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
+use common::servers::Postgres;
 use common::{Answer, Child, SOON, rows, run, skip};
 use net::{Captured, Net, SERVER, capture, tshark};
 
@@ -249,6 +250,32 @@ fn agrees_with_tshark_on_redis_and_names_both_owners() {
     // Each packet says whose it is.
     let comments = tshark(&captured.pcapng, "", &["frame.comment"]);
     assert!(comments.iter().all(|row| row[0].contains("redis-server (pid ")), "{:?}", comments.first());
+}
+
+#[test]
+fn agrees_with_tshark_on_postgres() {
+    let Some(net) = Net::new("postgres", 800, 40, 25, &["psql"]) else { return };
+    let postgres = match Postgres::start_at(SERVER, 5432, |program| net.run(net::Side::Server, program)) {
+        Ok(postgres) => postgres,
+        Err(reason) => return common::skip("agrees_with_tshark_on_postgres", reason),
+    };
+    let port = postgres.port.to_string();
+    let captured = capture(&net, net::Side::Server, &[], &format!("tcp port {port}"), || {
+        for _ in 0..3 {
+            let mut psql = net.client("psql");
+            let query = "select repeat('canary-of-the-payload', 20) from generate_series(1, 400)";
+            psql.args(["-h", SERVER, "-p", &port, "-U", "postgres", "-At", "-c", query]);
+            assert!(psql.stdout(Stdio::null()).status().expect("psql").success());
+        }
+    });
+    assert_as_tcpdump(&captured);
+    assert_as_tshark(&captured);
+    assert_eq!(rows(&captured.envelope).len(), 3);
+    for row in rows(&captured.envelope) {
+        assert_eq!(row["server_owner"]["name"], "postgres", "{row}");
+        assert!(number(&row["handshake_us"]) > 0, "{row}");
+    }
+    assert!(!contains(&captured.pcapng, b"canary-of-the-payload"));
 }
 
 #[test]

@@ -26,8 +26,13 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
-    /// Starts one; the error says why there is none.
+    /// Starts one on loopback; the error says why there is none.
     pub(crate) fn start() -> Result<Self, &'static str> {
+        Self::start_at("127.0.0.1", free_port(), |program| Command::new(program))
+    }
+
+    /// Starts one that listens at `address`, where `run` runs programs.
+    pub(crate) fn start_at(address: &str, port: u16, run: impl Fn(&str) -> Command) -> Result<Self, &'static str> {
         let programs = Self::programs().ok_or("postgresql is not installed")?;
         if !is_root() || !has_tool("setpriv") {
             return Err("needs root and setpriv: postgres refuses to run as root");
@@ -38,7 +43,7 @@ impl Postgres {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
         chown(&data, Some(NOBODY), Some(NOBODY)).expect("an owner");
         let as_nobody = |program: &str| {
-            let mut command = Command::new("setpriv");
+            let mut command = run("setpriv");
             command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups", "--"]);
             command.arg(programs.join(program)).arg("-D").arg(&data).current_dir(&data);
             command
@@ -48,9 +53,11 @@ impl Postgres {
             .output()
             .expect("starts");
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let port = free_port();
+        let rules = data.join("pg_hba.conf");
+        let text = fs::read_to_string(&rules).expect("its rules");
+        fs::write(&rules, text + "host all all all trust\n").expect("its rules");
         let mut command = as_nobody("postgres");
-        command.arg("-k").arg(&data).args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
+        command.arg("-k").arg(&data).args(["-p", &port.to_string(), "-c", &format!("listen_addresses={address}")]);
         command.stderr(Stdio::null());
         let server = Child::start(&mut command);
         let lock = data.join("postmaster.pid");
