@@ -45,7 +45,6 @@ pub(crate) struct Stopped {
     /// Why, for a person.
     pub(crate) words: String,
     /// What went wrong, where it was one access.
-    #[allow(dead_code, reason = "scenarios take it")]
     pub(crate) gap: Option<Box<Gap>>,
 }
 
@@ -174,7 +173,6 @@ impl<'a> Look<'a> {
     /// # Errors
     ///
     /// When no envelope is possible.
-    #[allow(dead_code, reason = "scenarios and consoles take it")]
     pub(crate) fn value(&mut self) -> Result<Value, Stopped> {
         let mut answer = self.gather()?;
         let mut value = Value::Null;
@@ -183,6 +181,11 @@ impl<'a> Look<'a> {
             Ok(Ended::Whole)
         })?;
         Ok(value)
+    }
+
+    /// The run that it looks through.
+    pub(crate) fn run(&self) -> &Run {
+        &self.run
     }
 
     /// Looks once.

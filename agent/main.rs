@@ -10,6 +10,7 @@ mod look;
 #[cfg(test)]
 mod privileges;
 mod resource;
+mod scenarios;
 mod snapshot;
 mod stream;
 mod verdict;
@@ -53,6 +54,7 @@ fn commands() -> impl Iterator<Item = &'static Command> {
         agent_stacks::COMMANDS,
         agent_binaries::COMMANDS,
         agent_network::COMMANDS,
+        scenarios::COMMANDS,
         OWN,
         VIOLATIONS,
     ]

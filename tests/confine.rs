@@ -223,10 +223,15 @@ fn strace_sees_no_call_that_is_not_listed() {
         .filter(|name| !["schema", "help", "violate", "violate-base"].contains(name))
         .collect();
     assert!(names.len() >= 13, "{names:?}");
+    let evidence = directory.path().join("evidence.json");
+    fs::write(&evidence, common::run(["run", "what-runs-here", "--pid", &pid]).stdout).expect("evidence");
     for name in names {
         let mut arguments = vec![name];
         match name {
-            "version" => {}
+            "version" | "scenarios" => {}
+            "plan" => arguments.push("triage"),
+            "run" => arguments.extend(["triage", "--param=for=100ms", "--pid", &pid]),
+            "judge" => arguments.push(evidence.to_str().expect("UTF-8")),
             "capture" => arguments.extend(["-i", "lo", "--for", "100ms"]),
             "profile" => arguments.extend(["--pid", &pid, "--for", "300ms"]),
             "fds" => arguments.extend(["--pid", &pid, "--peers", "--shared"]),

@@ -27,6 +27,12 @@ pub trait Data: erased_serde::Serialize + Send + Any {
         None
     }
 
+    /// What a person reads instead of a table, in lines of at most `width` columns where that can be:
+    /// sentences do not fit into columns.
+    fn page(&self, _width: usize) -> Option<String> {
+        None
+    }
+
     /// Leaves out all rows from the `count`th on; false where that cannot be done.
     fn cut(&mut self, _count: usize) -> bool {
         false

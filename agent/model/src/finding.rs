@@ -5,8 +5,6 @@ use std::borrow::Cow;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Gap;
-
 /// How much a finding matters. Worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -58,7 +56,24 @@ pub struct Finding {
     pub playbook: Option<Cow<'static, str>>,
     /// What could not be seen of what the rule needs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub gaps: Vec<Gap>,
+    pub gaps: Vec<Unseen>,
+}
+
+/// What could not be seen: a [`crate::Gap`] of an artifact, or a whole artifact that there is not.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct Unseen {
+    /// The artifact's name.
+    pub artifact: String,
+    /// The place in its envelope, as a JSON Pointer (RFC 6901); empty for all of it.
+    pub at: String,
+    /// Why, as the reason of a gap.
+    pub reason: String,
+    /// More, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What a person can do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
 }
 
 /// A place in an artifact.

@@ -21,7 +21,7 @@ pub mod values;
 pub use canonical::digest;
 pub use data::{Data, Gathered, Listing, Noted};
 pub use envelope::{AgentInfo, Cost, Envelope, Observed, SessionInfo, Target};
-pub use finding::{Finding, Level, Pointer};
+pub use finding::{Finding, Level, Pointer, Unseen};
 pub use gap::{Gap, Need, Reason};
 pub use text::Text;
 pub use values::{Hex, Wide};

@@ -7,7 +7,7 @@
 mod stream;
 mod table;
 
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -114,6 +114,26 @@ pub fn tell(text: &str) {
     // There is nobody left to tell if this fails.
     let _ = record(format!("agent: {text}\n").as_bytes());
 }
+
+/// Tells a person how far something is, on standard error: a bar on a terminal, else a line for what `is_new`.
+pub fn progress(done: usize, of: usize, text: &str, is_new: bool) {
+    let line = if io::stderr().is_terminal() {
+        let long = done.min(of) * BAR / of.max(1);
+        let text: String = text.chars().take(TEXT).collect();
+        let bar = "█".repeat(long) + &"░".repeat(BAR - long);
+        if done >= of { "\r\x1b[K".to_owned() } else { format!("\r\x1b[K{bar} {done}/{of} {text}") }
+    } else if done < of && is_new {
+        format!("agent: step {} of {of}: {text}\n", done + 1)
+    } else {
+        return;
+    };
+    // There is nobody left to tell if this fails.
+    let _ = record(line.as_bytes());
+}
+
+/// The length of a bar, and the most of the text behind it, in columns.
+const BAR: usize = 20;
+const TEXT: usize = 50;
 
 /// Writes one line of JSON to standard error: the access log.
 pub fn log(value: &impl Serialize) {

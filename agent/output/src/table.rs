@@ -24,6 +24,9 @@ struct Column {
     items: Vec<String>,
 }
 
+/// The width of a page that is not for a terminal, in columns.
+const PAGE_WIDTH: usize = 100;
+
 /// Of a list in one cell, so many are shown.
 const SHOWN_ITEMS: usize = 6;
 
@@ -60,6 +63,10 @@ pub(crate) fn write(
     width: Option<usize>,
 ) -> io::Result<()> {
     heading(out, envelope)?;
+    if let Some(page) = envelope.data.page(width.unwrap_or(PAGE_WIDTH)) {
+        out.write_all(page.as_bytes())?;
+        return gaps(out, &envelope.gaps);
+    }
     let root = schema.as_value();
     let data = resolve(root, root.pointer("/properties/data").unwrap_or(&Value::Null));
     if let Some(count) = envelope.data.row_count() {

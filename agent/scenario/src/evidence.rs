@@ -1,58 +1,79 @@
 //! What a scenario has gathered: named envelopes, in the order in which they were taken.
 
-use agent_model::Gap;
+use std::collections::BTreeMap;
+
+use agent_model::Unseen;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// All that one run of a scenario has gathered, whole or cut off.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// All that one run of a scenario has gathered, whole or cut off: enough to judge it again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {
-    /// The scenario's name.
-    pub scenario: String,
-    /// SHA-256 of the scenario's text, in hex.
-    pub scenario_sha256: String,
-    /// The parameters, defaults filled in, sorted by name.
-    pub parameters: std::collections::BTreeMap<String, Value>,
+    /// The scenario.
+    pub scenario: Origin,
+    /// The parameters, defaults filled in.
+    pub parameters: BTreeMap<String, Value>,
+    /// The steps in their order, and how each ended.
+    pub steps: Vec<Step>,
     /// The envelopes, in the order in which they were taken.
     pub artifacts: Vec<Artifact>,
-    /// The steps that were begun, and how each ended, in their order.
-    pub steps: Vec<Step>,
+}
+
+/// Which scenario it was.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Origin {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of its text, in hex.
+    pub sha256: String,
+    /// Its text, unless it is one that the agent has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
 }
 
 /// One envelope.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Artifact {
-    /// `NAME`, or of the Nth look of a `repeat`, from 0, `NAME[N]`.
+    /// The name of its step; of the Nth look of a step that repeats, from 0, `NAME[N]`.
     pub name: String,
     /// The envelope, as its command prints it.
     pub envelope: Value,
 }
 
-/// One step that was begun.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Step {
-    /// Its name, by which rules refer to it.
+    /// Its name, by which rules refer to its artifacts.
+    #[schemars(extend("x-column" = "STEP"))]
     pub name: String,
+    /// What it does, as a command line.
+    #[schemars(extend("x-column" = "DOES"))]
+    pub does: String,
     /// How it ended.
+    #[schemars(extend("x-column" = "END"))]
     pub end: StepEnd,
+    /// How many artifacts it left.
+    #[schemars(extend("x-column" = "LOOKS"))]
+    pub looks: u64,
     /// What it could not see because no envelope was possible, or it was cut off. The gaps of an envelope
     /// stay in the envelope.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub gaps: Vec<Gap>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Unseen>,
 }
 
 /// How a step ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StepEnd {
     /// As it should.
     Done,
-    /// Its condition did not come true within its deadline.
+    /// Its condition did not come true before its deadline.
     NotMet,
     /// No envelope was possible.
     Failed,
-    /// A signal, a limit or its deadline cut it off.
+    /// A signal, a limit, its deadline or the end of the target cut it off.
     CutOff,
-    /// It was never begun, since one before it ended the run.
+    /// It was never begun, since the run had ended.
     Skipped,
 }

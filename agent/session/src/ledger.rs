@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent_model::Text;
 use sha2::{Digest as _, Sha256};
@@ -100,6 +100,8 @@ pub struct Ledger {
     stops: AtomicU64,
     stopped_us: AtomicU64,
     log: Mutex<Log>,
+    /// The ledger of the command that this one is a step of: what is done is told there too.
+    above: Option<Arc<Ledger>>,
 }
 
 #[derive(Debug, Default)]
@@ -144,6 +146,11 @@ impl Ledger {
         Self { log: Mutex::new(log), ..Self::default() }
     }
 
+    /// The ledger of a step: it has sums of its own, and tells `above` all that it is told.
+    pub(crate) fn below(above: Arc<Ledger>) -> Self {
+        Self { above: Some(above), ..Self::default() }
+    }
+
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -154,17 +161,26 @@ impl Ledger {
             self.opened.fetch_add(1, Relaxed);
         }
         self.log().add(access, path);
+        if let Some(above) = &self.above {
+            above.record(access, path);
+        }
     }
 
     /// Adds bytes that were read.
     pub fn read(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Relaxed);
+        if let Some(above) = &self.above {
+            above.read(bytes);
+        }
     }
 
     /// Adds a stop of a thread, and how long it lasted in microseconds.
     pub fn stopped(&self, microseconds: u64) {
         self.stops.fetch_add(1, Relaxed);
         self.stopped_us.fetch_add(microseconds, Relaxed);
+        if let Some(above) = &self.above {
+            above.stopped(microseconds);
+        }
     }
 
     /// The sums so far.

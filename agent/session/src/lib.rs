@@ -30,12 +30,24 @@ pub struct Usage {
     pub memory_bytes: u64,
 }
 
+/// What one step of a larger command may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// When it ends, on the clock of [`Usage::now_us`].
+    pub deadline_us: u64,
+    /// Bytes that it may read.
+    pub bytes: u64,
+    /// How often it may hold a thread.
+    pub stops: u64,
+}
+
 /// One debug session: identity, limits, and what was done in it.
 #[derive(Debug)]
 pub struct Session {
     info: SessionInfo,
     limits: Limits,
     began_us: u64,
+    allowance: Option<Allowance>,
     ledger: Arc<Ledger>,
     /// The memory at which nothing more is looked at, in bytes.
     soft_memory_bytes: AtomicU64,
@@ -50,7 +62,22 @@ impl Session {
     pub fn open(identity: Identity, limits: Limits, began_us: u64, keep_entries: bool) -> Self {
         let (ledger, reached) = (Arc::new(Ledger::new(keep_entries)), AtomicU8::new(0));
         let soft_memory_bytes = AtomicU64::new(limits.soft_rss_bytes());
-        Self { info: identity.into_info(), limits, began_us, ledger, soft_memory_bytes, reached }
+        Self { info: identity.into_info(), limits, began_us, allowance: None, ledger, soft_memory_bytes, reached }
+    }
+
+    /// A step of this session: it has the same identity and limits, ends no later, may do no more than `allowance`, and
+    /// has counts of its own beside those of this session, which go on.
+    pub fn step(&self, allowance: Allowance) -> Self {
+        let wall_us = self.limits.wall_us.min(allowance.deadline_us.saturating_sub(self.began_us));
+        Self {
+            info: self.info.clone(),
+            limits: Limits { wall_us, ..self.limits },
+            began_us: self.began_us,
+            allowance: Some(allowance),
+            ledger: Arc::new(Ledger::below(Arc::clone(&self.ledger))),
+            soft_memory_bytes: AtomicU64::new(self.soft_memory_bytes.load(Relaxed)),
+            reached: AtomicU8::new(0),
+        }
     }
 
     /// As an envelope carries it.
@@ -89,6 +116,15 @@ impl Session {
             }
             if self.ledger.spent().stopped_us >= self.limits.stops_us {
                 return Err(self.reach(Refusal::Stops));
+            }
+        }
+        if let Some(allowance) = self.allowance {
+            let spent = self.ledger.spent();
+            if spent.bytes >= allowance.bytes {
+                return Err(self.reach(Refusal::Budget));
+            }
+            if access == Access::Stop && spent.stops >= allowance.stops {
+                return Err(self.reach(Refusal::Budget));
             }
         }
         self.ledger.record(access, path);

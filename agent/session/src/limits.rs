@@ -230,11 +230,14 @@ pub enum Refusal {
     /// As much was written as may be.
     #[error("the limit for what may be written was reached")]
     Output,
+    /// The bytes or stops that a scenario may take are used up.
+    #[error("the budget of the scenario was used up")]
+    Budget,
 }
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Deadline, Self::Memory, Self::Stop, Self::Stops, Self::Output];
+    pub const ALL: [Self; 6] = [Self::Deadline, Self::Memory, Self::Stop, Self::Stops, Self::Output, Self::Budget];
 
     /// The limit that was reached, by its name in `--limit`.
     pub fn limit(self) -> &'static str {
@@ -243,6 +246,7 @@ impl Refusal {
             Self::Memory => "rss",
             Self::Stop | Self::Stops => "stop",
             Self::Output => "out",
+            Self::Budget => "budget",
         }
     }
 
@@ -258,6 +262,7 @@ impl Refusal {
             Self::Memory => "give it more memory with --limit rss=, or ask for less",
             Self::Stop | Self::Stops => "allow longer stops with --limit stop=ONE/ALL",
             Self::Output => "allow more with --limit out=, or ask for less",
+            Self::Budget => "give the scenario a larger budget",
         }
     }
 }

@@ -34,7 +34,11 @@ pub fn live_bytes() -> u64 {
 /// From now on no more than `bytes` are given; a second time it can only become less.
 pub fn limit(bytes: u64) {
     let _one_at_a_time = SETTING.lock();
-    MOST.fetch_min(usize::try_from(bytes).unwrap_or(usize::MAX), Relaxed);
+    let wanted = usize::try_from(bytes).unwrap_or(usize::MAX);
+    // The steps of a scenario ask again, when the filter no longer lets it be set.
+    if MOST.fetch_min(wanted, Relaxed) <= wanted {
+        return;
+    }
     let most = bytes.saturating_add(SLACK);
     // Refused where it is lower already: then it holds.
     let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_DATA, most, most);

@@ -34,6 +34,9 @@ pub enum Cause {
     /// The content breaks its format.
     #[error("malformed: {0}")]
     Malformed(&'static str),
+    /// What a person wrote is not as it should be: why, and where.
+    #[error("{0}")]
+    Invalid(String),
     /// This kernel, or a recorded tree, cannot give it.
     #[error("unsupported: {0}")]
     Unsupported(&'static str),
@@ -91,7 +94,7 @@ impl Failure {
             Cause::Os(Errno::TIMEDOUT) | Cause::Timeout(_) => Reason::Timeout,
             Cause::Os(_) => Reason::Incomplete,
             Cause::Refused(refusal) => refusal.reason(),
-            Cause::Malformed(_) => Reason::Malformed,
+            Cause::Malformed(_) | Cause::Invalid(_) => Reason::Malformed,
             Cause::TooLarge(_) => Reason::LimitReached,
         };
         let mut gap = Gap::new(at, reason);

@@ -5,6 +5,7 @@
 //! blocked and read from a signalfd(2), so nothing runs at an unexpected moment.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
@@ -14,6 +15,17 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::{Failure, Run};
+
+/// The signal that ended a look of this process, if one has.
+static CAME: AtomicI32 = AtomicI32::new(0);
+
+/// Whether a signal has ended a look of this process: who performs several then begins no more.
+pub fn has_come() -> Option<&'static str> {
+    match CAME.load(Relaxed) {
+        0 => None,
+        signal => Some(Signal::try_from(signal).map_or("signal", Signal::as_str)),
+    }
+}
 
 /// Why a look was ended before its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +93,7 @@ impl Interrupts {
         };
         if has_signal && let Ok(Some(signal)) = self.signals.read_signal() {
             self.has_come = true;
+            CAME.store(signal.ssi_signo as i32, Relaxed);
             let name = Signal::try_from(signal.ssi_signo as i32).map_or("signal", Signal::as_str);
             return Some(Interrupted::Signal(name));
         }

@@ -132,6 +132,11 @@ impl Run {
         self.session.ledger()
     }
 
+    /// Where it looks: as [`Plan::proc`].
+    pub fn recorded(&self) -> Option<&str> {
+        (!self.live).then_some(self.proc_path.as_str())
+    }
+
     /// True when it looks at the live system, and not at a recorded tree.
     pub fn is_live(&self) -> bool {
         self.live

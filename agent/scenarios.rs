@@ -1,0 +1,19 @@
+//! Scenarios on the command line: `run`, `plan`, `scenarios`, `judge`.
+
+mod host;
+mod judge;
+mod list;
+mod page;
+mod plan;
+mod run;
+mod source;
+
+use agent_system::{Command, command};
+
+/// The commands about scenarios.
+pub(crate) const COMMANDS: &[Command] = &[
+    command::<run::RunScenario>(),
+    command::<plan::PlanScenario>(),
+    command::<list::List>(),
+    command::<judge::Judge>(),
+];

@@ -1,0 +1,115 @@
+//! `judge`: the findings of evidence that was gathered before, offline.
+
+use agent_model::{Data, Finding, Gathered, Level, Listing};
+use agent_scenario::{Evidence, Origin, built_in};
+use agent_system::collector::TargetUse;
+use agent_system::{Cause, Collector, Failure, Run};
+use clap::Args;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{page, source};
+
+/// The collector of findings.
+pub(crate) struct Judge;
+
+/// Options of `judge`.
+#[derive(Debug, Clone, Args, Serialize, JsonSchema)]
+pub(crate) struct Options {
+    /// The JSON of `agent run`, or - for standard input
+    #[arg(value_name = "FILE")]
+    file: String,
+    /// Judge by this scenario; by default by that of the same name in this agent, or else by the one in the evidence
+    #[arg(long, value_name = "NAME|FILE.yaml")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scenario: Option<String>,
+}
+
+/// Findings.
+#[derive(Serialize, JsonSchema)]
+#[serde(transparent)]
+pub(crate) struct Judged(Listing<Finding, Summary>);
+
+/// By what was judged.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Summary {
+    /// The worst of the findings; absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worst: Option<Level>,
+    /// The scenario whose rules were used.
+    scenario: Origin,
+    /// Whether it is, to the byte, the one by which the evidence was gathered.
+    same_scenario: bool,
+}
+
+impl Data for Judged {
+    fn row_count(&self) -> Option<usize> {
+        self.0.row_count()
+    }
+
+    fn row(&self, index: usize) -> Option<&dyn erased_serde::Serialize> {
+        self.0.row(index)
+    }
+
+    fn summary(&self) -> Option<&dyn erased_serde::Serialize> {
+        self.0.summary()
+    }
+
+    fn page(&self, width: usize) -> Option<String> {
+        Some(page::findings(&self.0.summary.scenario.name, &self.0.rows, width))
+    }
+}
+
+/// The most that is read of a file of evidence, in bytes.
+const LARGEST: usize = 512 << 20;
+
+impl Collector for Judge {
+    const NAME: &'static str = "judge";
+    const ABOUT: &'static str = "Judge evidence again that `run` gathered: offline, by these rules or newer ones";
+    const MANUAL: &'static str = "\
+The same evidence and the same rules give the same findings, byte for byte.
+
+  agent run fd-leak -o json > evidence.json
+  agent judge evidence.json
+  agent judge evidence.json --scenario own.yaml";
+    const TARGET: TargetUse = TargetUse::None;
+    type Options = Options;
+    type Data = Judged;
+
+    fn collect(run: &Run, options: &Options) -> Result<Gathered<Judged>, Failure> {
+        let evidence = evidence(&options.file, &run.own_file(&options.file, LARGEST)?)?;
+        let scenario = match &options.scenario {
+            Some(source) => source::load(source, run)?,
+            None => match (built_in::text(&evidence.scenario.name), &evidence.scenario.text) {
+                // One's own is in the evidence, whatever it is called.
+                (_, Some(text)) => source::parse("the scenario in the evidence", text)?,
+                (Some(text), None) => source::parse(&evidence.scenario.name, text)?,
+                (None, None) => {
+                    let words =
+                        format!("this agent has no scenario {}: name one with --scenario", evidence.scenario.name);
+                    return Err(Failure::new(options.file.as_str(), Cause::Invalid(words)));
+                }
+            },
+        };
+        let rows = agent_scenario::judge(&scenario, &evidence);
+        let origin = source::origin(&scenario);
+        let summary = Summary {
+            worst: rows.first().map(|finding| finding.level),
+            same_scenario: origin.sha256 == evidence.scenario.sha256,
+            scenario: origin,
+        };
+        let gaps = page::gaps(&rows).collect();
+        Ok(Gathered { data: Judged(Listing { rows, summary }), gaps })
+    }
+}
+
+/// The evidence in the JSON of `agent run`.
+fn evidence(name: &str, bytes: &[u8]) -> Result<Evidence, Failure> {
+    let wrong = |words: String| Failure::new(name, Cause::Invalid(words));
+    let mut value: Value = serde_json::from_slice(bytes).map_err(|error| wrong(format!("it is not JSON: {error}")))?;
+    if !value["schema"].as_str().is_some_and(|schema| schema.starts_with("agent.run/")) {
+        return Err(wrong("it is not the JSON of `agent run`".to_owned()));
+    }
+    serde_json::from_value(value["data"]["summary"].take()).map_err(|error| wrong(format!("its evidence: {error}")))
+}

@@ -1,0 +1,223 @@
+//! Scenarios of one's own: what is no scenario is refused with a place, and what is one runs.
+
+use std::fs;
+
+use crate::common::{Answer, Child, agent, json, row, rows};
+
+/// A file with `text`.
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a file");
+    fs::write(file.path(), text).expect("written");
+    file
+}
+
+/// The words with which `plan` refuses `text`.
+fn refused(text: &str) -> String {
+    let file = file(text);
+    let answer = Answer::of(agent().arg("plan").arg(file.path()));
+    assert_eq!(answer.status, 1, "{text}");
+    assert!(answer.stdout.is_empty(), "{text}");
+    answer.stderr
+}
+
+const OWN: &str = "\
+name: own
+title: Whether it has threads
+parameters:
+  most: {default: 3, about: the most that there may be}
+steps:
+  - collect: ps
+  - wait: 10ms
+  - name: later
+    collect: ps
+    until: {condition: 'later.data.rows.exists(row, row.pid == later.target.pid)', every: 10ms, holds: 20ms}
+    deadline: 10s
+judge:
+  - id: threads
+    asks: it has many threads
+    each: later.data.rows.filter(row, row.pid == later.target.pid)
+    when: item.threads > param.most
+    level: warn
+    message: '{item.name} has {item.threads} threads, and {{most}} is {param.most}'
+    evidence: [item.threads]
+    remedy: fewer
+    otherwise: '{ps.target.name} has {param.most} threads or fewer'
+";
+
+#[test]
+fn ones_own_scenario_runs_and_is_judged_again_by_its_own_rules() {
+    let target = Child::target("faults", &["-O2"], ["healthy"]);
+    let pid = target.pid().to_string();
+    let own = file(OWN);
+    let path = own.path().to_str().expect("UTF-8");
+    let envelope = json(["run", path, "--pid", &pid]);
+    let finding = row(&envelope, "id", "own/threads");
+    assert_eq!(finding["message"], "faults has 4 threads, and {most} is 3");
+    assert_eq!(finding["level"], "warn");
+    assert_eq!(finding["evidence"][0]["artifact"], "later");
+    super::judged_again(&envelope);
+    let passes = json(["run", path, "--pid", &pid, "--param", "most=4"]);
+    assert_eq!(row(&passes, "id", "own/threads")["message"], "faults has 4 threads or fewer");
+    // Newer rules on older evidence.
+    let evidence = file(&serde_json::to_string(&envelope).unwrap());
+    let newer = file(&OWN.replace("level: warn", "level: fail"));
+    let judged = json(["judge", evidence.path().to_str().unwrap(), "--scenario", newer.path().to_str().unwrap()]);
+    assert_eq!(row(&judged, "id", "own/threads")["level"], "fail");
+    assert_eq!(judged["data"]["summary"]["same_scenario"], false);
+}
+
+#[test]
+fn what_is_no_scenario_is_refused_with_its_place_and_what_was_meant() {
+    let misspelt = refused(&OWN.replace("    deadline: 10s", "    dedline: 10s"));
+    assert!(misspelt.contains("line ") && misspelt.contains("column "), "{misspelt}");
+    assert!(misspelt.contains("unknown field `dedline`") && misspelt.contains("did you mean deadline?"), "{misspelt}");
+    let cases = [
+        (OWN.replace("param.most", "param2.most"), "nothing before it is called param2; did you mean param?"),
+        (OWN.replace("item.threads > param.most", "item.threads >"), "rule threads: column"),
+        (OWN.replace("later.data.rows.exists(", "later.data.rows.exsts("), "no function exsts; did you mean exists?"),
+        (OWN.replace("collect: ps\n  - wait", "name: ps\n    collect: pss\n  - wait"), "there is no such command"),
+        (OWN.replace("level: warn", "level: pass"), "must be fail, warn or info"),
+        (OWN.replace("level: warn", "level: bad"), "unknown variant `bad`"),
+        (OWN.replace("wait: 10ms", "wait: soon"), "no time such as"),
+        (OWN.replace("    deadline: 10s\n", ""), "needs a `deadline`"),
+        (OWN.replace("name: later\n", "name: ps\n"), "there is another of that name"),
+        (OWN.replace("collect: ps\n  - wait", "collect: ps\n    options: {no-such: true}\n  - wait"), "--no-such"),
+        (OWN.replace("name: own", "name: Own One"), "lower-case"),
+        ("steps: [".to_owned(), "line "),
+        ("just words".to_owned(), "invalid type"),
+        (String::new(), ""),
+        // A bomb of aliases, and a text that is not one.
+        (
+            format!(
+                "a: &a [x,x,x,x,x,x,x,x,x]\n{}",
+                ('b'..='j')
+                    .map(|c| format!("{c}: &{c} [{}]\n", vec![format!("*{}", (c as u8 - 1) as char); 9].join(",")))
+                    .collect::<String>()
+            ),
+            "unknown field",
+        ),
+    ];
+    for (text, word) in cases {
+        let words = refused(&text);
+        assert!(words.contains(word), "{word:?} is not in: {words}");
+    }
+}
+
+#[test]
+fn a_plan_says_what_will_be_done_and_what_it_may_cost() {
+    let plan = json(["plan", "high-cpu", "--param", "for=30s"]);
+    let step = row(&plan, "step", "profile");
+    assert_eq!(step["does"], "profile --for=30s");
+    assert_eq!(step["time_us"], 60_000_000);
+    assert_eq!(step["stops"], 5000);
+    assert_eq!(row(&plan, "step", "before")["stops"], 0);
+    assert_eq!(plan["data"]["summary"]["time_us"], 90_000_000);
+    // It touches nothing: not even /proc is listed.
+    assert_eq!(plan["cost"]["files_opened"], 0);
+    assert!(plan["target"].is_null());
+    for (arguments, word) in [
+        (["plan", "high-cpus"], "did you mean high-cpu?"),
+        (["run", "fd-leek"], "did you mean fd-leak?"),
+        (["plan", "/no/such/file.yaml"], "ENOENT"),
+    ] {
+        let answer = Answer::of(agent().args(arguments));
+        assert!(answer.status != 0 && answer.stderr.contains(word), "{arguments:?}: {}", answer.stderr);
+    }
+    let answer = Answer::of(agent().args(["plan", "high-cpu", "--param", "fro=3s"]));
+    assert!(answer.stderr.contains("has no parameter fro; did you mean for?"), "{}", answer.stderr);
+}
+
+#[test]
+fn every_scenario_has_a_title_a_plan_and_a_playbook() {
+    for name in super::scenarios() {
+        let one = json(["scenarios", &name]);
+        let playbook = rows(&one)[0]["playbook"].as_str().expect("a playbook").to_owned();
+        for part in ["## What it does", "## How to read it", "## False alarms"] {
+            assert!(playbook.contains(part), "{name} lacks {part}");
+        }
+        let page = Answer::of(agent().args(["scenarios", &name, "-o", "table"]));
+        assert!(page.text().starts_with(&format!("# {name}: ")), "{}", page.text());
+        assert!(!rows(&json(["plan", &name])).is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn the_files_of_scenarios_are_as_their_schema_says() {
+    let answer = Answer::of(agent().args(["scenarios", "--json-schema", "-o", "table"]));
+    let schema: serde_json::Value = serde_json::from_slice(&answer.stdout).expect("a schema");
+    let validator = jsonschema::validator_for(&schema).expect("a schema that is one");
+    for name in super::scenarios() {
+        let one = Answer::of(agent().args(["scenarios", &name, "--yaml", "-o", "table"]));
+        let file = file(one.text());
+        // Its own text is a scenario again.
+        assert_eq!(json(["plan", file.path().to_str().unwrap()])["data"], json(["plan", &name])["data"]);
+    }
+    assert!(!validator.is_valid(&serde_json::json!({"name": "x"})));
+    let least = serde_json::json!({
+        "name": "x", "title": "y", "steps": [{"collect": "ps"}],
+        "judge": [{"id": "a", "asks": "b", "when": "true", "level": "info", "message": "c"}],
+    });
+    assert!(validator.is_valid(&least));
+    let unknown = serde_json::json!({"name": "x", "title": "y", "steps": [{"colect": "ps"}], "judge": []});
+    assert!(!validator.is_valid(&unknown));
+}
+
+#[test]
+fn a_step_that_waits_for_what_does_not_come_ends_at_its_deadline() {
+    let target = Child::target("faults", &["-O2"], ["healthy"]);
+    let text = OWN
+        .replace("row.pid == later.target.pid)', every", "row.pid == 0)', every")
+        .replace("deadline: 10s", "deadline: 60ms");
+    let own = file(&text);
+    let envelope = json(["run", own.path().to_str().unwrap(), "--pid", &target.pid().to_string()]);
+    let steps = envelope["data"]["summary"]["steps"].as_array().expect("steps");
+    assert_eq!(steps[2]["end"], "not_met", "{steps:?}");
+    assert_eq!(row(&envelope, "id", "own/threads")["level"], "warn");
+}
+
+#[test]
+fn a_gap_ends_the_run_where_it_is_told_to() {
+    // A recorded tree without the target's files: looking has gaps, and no time goes by.
+    let target = Child::target("faults", &["-O2"], ["healthy"]);
+    let text = OWN.replace(
+        "  - collect: ps\n  - wait",
+        "  - collect: maps\n    options: {max-rows: 1}\n    on_gap: stop\n  - collect: ps\n  - wait",
+    );
+    let own = file(&text);
+    let envelope = json(["run", own.path().to_str().unwrap(), "--pid", &target.pid().to_string()]);
+    let ends: Vec<&str> = envelope["data"]["summary"]["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["end"].as_str().unwrap())
+        .collect();
+    assert_eq!(ends, ["done", "skipped", "skipped", "skipped"]);
+    let finding = row(&envelope, "id", "own/threads");
+    assert_eq!(finding["level"], "unknown", "{finding}");
+}
+
+#[test]
+fn evidence_that_is_none_is_refused() {
+    for (text, word) in [
+        ("", "not JSON"),
+        ("{}", "not the JSON of `agent run`"),
+        ("[1]", "not the JSON of `agent run`"),
+        (r#"{"schema":"agent.ps/1","data":{}}"#, "not the JSON of `agent run`"),
+        (r#"{"schema":"agent.run/1"}"#, "its evidence"),
+        (
+            r#"{"schema":"agent.run/1","data":{"summary":{"scenario":{"name":"x","sha256":""},"parameters":{},"steps":[],"artifacts":[]}}}"#,
+            "no scenario x",
+        ),
+    ] {
+        let file = file(text);
+        let answer = Answer::of(agent().arg("judge").arg(file.path()));
+        assert_eq!(answer.status, 1, "{text}");
+        assert!(answer.stderr.contains(word), "{word:?} is not in: {}", answer.stderr);
+    }
+    // Evidence of less than the rules ask for is unknown, never a pass.
+    let bare = r#"{"schema":"agent.run/1","data":{"summary":{"scenario":{"name":"fd-leak","sha256":""},"parameters":{"growth":8},"steps":[],"artifacts":[]}}}"#;
+    let file = file(bare);
+    let judged = json(["judge", file.path().to_str().unwrap()]);
+    assert!(!rows(&judged).is_empty());
+    assert!(rows(&judged).iter().all(|row| row["level"] == "unknown"), "{judged}");
+}
