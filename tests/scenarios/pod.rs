@@ -72,4 +72,8 @@ fn a_container_near_its_memory_limit_is_found_with_what_uses_it() {
     let envelope = common::json(["run", "oom-risk", "--pid", &pid(&pod)]);
     let message = super::bad(&envelope, "oom-risk/near")["message"].as_str().unwrap();
     assert!(message.contains("of 64 MiB of memory") && message.contains("dd ("), "{message}");
+    // It stays within what is left, and says what it left out for that.
+    let triage = common::json(["run", "triage", "--param=for=100ms", "--pid", &pid(&pod)]);
+    super::bad(&triage, "triage/memory");
+    assert_eq!(common::row(&triage, "id", "triage/deadlock")["level"], "unknown");
 }

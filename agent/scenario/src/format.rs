@@ -82,6 +82,8 @@ pub struct StepDocument {
     pub until: Option<Until>,
     /// Lets this much time go by; may hold expressions.
     pub wait: Option<String>,
+    /// An expression over the steps before: where it is not true the step is left out, and what its rules ask is unknown.
+    pub when: Option<String>,
     /// What a gap does: `note` goes on with what was seen, `stop` ends the steps and judges.
     #[serde(default)]
     pub on_gap: OnGap,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use agent_model::Unseen;
 use serde_json::Value as Json;
 
-use crate::cel::{Scope, Value, Watcher};
+use crate::cel::{Scope, Seen, Value, Watcher};
 use crate::evidence::{Artifact, Evidence, Origin, Step, StepEnd};
 use crate::judge;
 use crate::scenario::{Action, Condition, Looks, Plan, PlannedStep};
@@ -97,6 +97,12 @@ impl Runner<'_> {
             self.note(&step.name, &ended);
             return self.end(StepEnd::Skipped);
         }
+        if let Some(when) = step.when.as_ref().filter(|when| !self.holds(when)) {
+            let words = format!("step {} was left out: it is not so that {}", step.name, when.0.text());
+            let left_out = Failed { reason: "incomplete".to_owned(), words, remedy: None, ends: false };
+            self.note(&step.name, &left_out);
+            return self.end(StepEnd::Skipped);
+        }
         let deadline_us = now_us.saturating_add(step.deadline_us).min(self.ends_us);
         let mut progress = Progress { step: number, of, name: &step.name, does: &does, look: None };
         match &step.action {
@@ -177,6 +183,8 @@ impl Runner<'_> {
     fn holds(&self, condition: &Condition) -> bool {
         let gaps = BTreeSet::new();
         let mut scope = Scope::default();
+        let parameters = serde_json::Map::from_iter(self.evidence.parameters.clone());
+        scope.bind("param", Ok(Seen::owned(Json::Object(parameters))));
         judge::bind(&mut scope, &self.evidence);
         let value = condition.0.value(&scope, &Watcher::new(&gaps));
         value.is_ok_and(|value| matches!(value.value, Value::Bool(true)))
@@ -254,4 +262,129 @@ impl Runner<'_> {
 fn out_of_time(words: &str) -> Failed {
     let remedy = Some("give the scenario a larger budget or the step a larger deadline".to_owned());
     Failed { reason: "timeout".to_owned(), words: words.to_owned(), remedy, ends: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, VecDeque};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::Scenario;
+
+    /// A host whose clock goes on only while it waits, and that answers with what it was given.
+    #[derive(Default)]
+    struct Fake {
+        now_us: u64,
+        answers: VecDeque<Result<Json, Failed>>,
+        asked: Vec<String>,
+        wait_fails: Option<Failed>,
+    }
+
+    impl Host for Fake {
+        fn now_us(&mut self) -> u64 {
+            self.now_us
+        }
+
+        fn collect(&mut self, command: &str, arguments: &[String], deadline_us: u64) -> Result<Json, Failed> {
+            assert!(self.now_us <= deadline_us);
+            self.asked.push(format!("{} {command} {}", self.now_us / 1_000_000, arguments.join(" ")));
+            self.answers.pop_front().unwrap_or_else(|| Ok(json!({"gaps": [], "data": {"n": self.now_us / 1_000_000}})))
+        }
+
+        fn wait(&mut self, time_us: u64) -> Result<(), Failed> {
+            self.now_us += time_us;
+            self.wait_fails.clone().map_or(Ok(()), Err)
+        }
+
+        fn tell(&mut self, _: &Progress<'_>) {}
+    }
+
+    fn failed(ends: bool) -> Failed {
+        Failed { reason: "permission_denied".to_owned(), words: "no".to_owned(), remedy: None, ends }
+    }
+
+    fn run_with(steps: &str, host: &mut Fake) -> Evidence {
+        let rule = "judge: [{id: a, asks: b, when: 'true', level: info, message: c}]";
+        let text = format!("name: x\ntitle: y\nbudget: {{time: 100s}}\nsteps:\n{steps}\n{rule}\n");
+        let scenario = Scenario::parse(&text).unwrap_or_else(|error| panic!("{error} in {text}"));
+        run(&scenario.plan(&BTreeMap::new()).unwrap(), Origin::default(), host)
+    }
+
+    fn ends(evidence: &Evidence) -> Vec<StepEnd> {
+        evidence.steps.iter().map(|step| step.end).collect()
+    }
+
+    #[test]
+    fn steps_run_in_order_and_at_their_times() {
+        let mut host = Fake::default();
+        let steps = "  - {collect: a, options: {x: 1, y: true, z: [p, q], w: false}}\n  - {wait: 5s}\n  \
+                     - {name: r, collect: b, repeat: {count: 3, interval: 10s}}";
+        let evidence = run_with(steps, &mut host);
+        assert_eq!(host.asked, ["0 a --x=1 --y --z=p --z=q", "5 b ", "15 b ", "25 b "]);
+        assert_eq!(ends(&evidence), [StepEnd::Done; 3]);
+        let names: Vec<&str> = evidence.artifacts.iter().map(|artifact| artifact.name.as_str()).collect();
+        assert_eq!(names, ["a", "r[0]", "r[1]", "r[2]"]);
+    }
+
+    #[test]
+    fn a_condition_must_hold_for_its_time_and_only_the_last_look_is_kept() {
+        let mut host = Fake::default();
+        // It holds from 3 on, with a relapse at 5.
+        let step = "  - {name: u, collect: a, until: {condition: 'u.data.n >= 3 && u.data.n != 5', every: 1s, holds: 2s}, deadline: 50s}";
+        let evidence = run_with(step, &mut host);
+        assert_eq!(host.now_us, 8_000_000);
+        assert_eq!(ends(&evidence), [StepEnd::Done]);
+        assert_eq!(evidence.artifacts.len(), 1);
+        assert_eq!(evidence.artifacts[0].envelope["data"]["n"], 8);
+        let mut host = Fake::default();
+        let evidence = run_with(&step.replace("n >= 3", "nothing >= 3").replace("50s", "4s"), &mut host);
+        assert_eq!(ends(&evidence), [StepEnd::NotMet]);
+        assert_eq!(host.now_us, 4_000_000);
+    }
+
+    #[test]
+    fn the_budget_of_time_ends_the_run() {
+        let mut host = Fake::default();
+        let evidence = run_with(
+            "  - {wait: 90s}\n  - {name: r, collect: b, repeat: {count: 9, interval: 4s}}\n  - {collect: c}",
+            &mut host,
+        );
+        assert_eq!(ends(&evidence), [StepEnd::Done, StepEnd::CutOff, StepEnd::Done]);
+        assert_eq!(evidence.steps[1].looks, 3);
+        assert_eq!(evidence.steps[1].gaps[0].reason, "timeout");
+        let mut host = Fake::default();
+        let evidence = run_with("  - {wait: 200s}\n  - {collect: c}", &mut host);
+        assert_eq!(ends(&evidence), [StepEnd::CutOff, StepEnd::Skipped]);
+        assert_eq!(host.now_us, 100_000_000);
+    }
+
+    #[test]
+    fn what_fails_is_noted_or_ends_the_run() {
+        let two = "  - {collect: a}\n  - {collect: b}";
+        let mut host = Fake { answers: [Err(failed(false))].into(), ..Fake::default() };
+        let evidence = run_with(two, &mut host);
+        assert_eq!(ends(&evidence), [StepEnd::Failed, StepEnd::Done]);
+        assert_eq!(evidence.steps[0].gaps[0].detail.as_deref(), Some("no"));
+        let mut host = Fake { answers: [Err(failed(true))].into(), ..Fake::default() };
+        assert_eq!(ends(&run_with(two, &mut host)), [StepEnd::CutOff, StepEnd::Skipped]);
+        let mut host = Fake { answers: [Err(failed(false))].into(), ..Fake::default() };
+        let stops = two.replace("collect: a", "collect: a, on_gap: stop");
+        assert_eq!(ends(&run_with(&stops, &mut host)), [StepEnd::Failed, StepEnd::Skipped]);
+        let gap = json!({"gaps": [{"at": "/rows", "reason": "incomplete"}], "data": {}});
+        let mut host = Fake { answers: [Ok(gap)].into(), ..Fake::default() };
+        assert_eq!(ends(&run_with(&stops, &mut host)), [StepEnd::Done, StepEnd::Skipped]);
+        let mut host = Fake { wait_fails: Some(failed(true)), ..Fake::default() };
+        assert_eq!(ends(&run_with("  - {wait: 5s}\n  - {collect: b}", &mut host)), [StepEnd::CutOff, StepEnd::Skipped]);
+    }
+
+    #[test]
+    fn a_step_is_left_out_where_its_condition_does_not_hold() {
+        let mut host = Fake::default();
+        let steps = "  - {collect: a}\n  - {collect: b, when: 'a.data.n > 5'}\n  - {collect: c, when: 'a.data.n == 0'}\n  - {collect: d, when: 'a.data.gone'}";
+        let evidence = run_with(steps, &mut host);
+        assert_eq!(ends(&evidence), [StepEnd::Done, StepEnd::Skipped, StepEnd::Done, StepEnd::Skipped]);
+        assert!(evidence.steps[1].gaps[0].detail.as_deref().unwrap().contains("a.data.n > 5"));
+    }
 }

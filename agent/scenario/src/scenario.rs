@@ -18,7 +18,8 @@ pub struct Scenario {
     pub(crate) text: String,
     pub(crate) variables: Vec<(String, Program)>,
     pub(crate) rules: Vec<Rule>,
-    conditions: Vec<Option<Program>>,
+    /// Of each step: `when`, and the condition of `until`.
+    conditions: Vec<(Option<Program>, Option<Program>)>,
 }
 
 /// One rule that was understood.
@@ -70,6 +71,8 @@ pub struct Plan {
 pub struct PlannedStep {
     /// Its name.
     pub name: String,
+    /// Where this does not hold it is left out.
+    pub when: Option<Condition>,
     /// What it does.
     pub action: Action,
     /// Whether a gap ends the run.
@@ -178,8 +181,12 @@ impl Scenario {
         let rules = document.judge.iter().map(rule).collect::<Result<Vec<_>, _>>()?;
         let mut conditions = Vec::new();
         for step in &document.steps {
-            let condition = step.until.as_ref().map(|until| Program::compile(&until.condition)).transpose();
-            conditions.push(condition.map_err(|error| at(&format!("step {}", name_of(step)), error))?);
+            let program = |text: Option<&String>| {
+                let program = text.map(|text| Program::compile(text)).transpose();
+                program.map_err(|error| at(&format!("step {}", name_of(step)), error))
+            };
+            conditions
+                .push((program(step.when.as_ref())?, program(step.until.as_ref().map(|until| &until.condition))?));
         }
         let scenario = Self { document, text: text.to_owned(), variables, rules, conditions };
         scenario.check()?;
@@ -219,9 +226,12 @@ impl Scenario {
         if self.document.steps.is_empty() {
             return Err(FormatError::new("there are no steps"));
         }
-        for (step, condition) in self.document.steps.iter().zip(&self.conditions) {
+        for (step, (when, condition)) in self.document.steps.iter().zip(&self.conditions) {
             check_step(step)?;
             let name = name_of(step);
+            if let Some(when) = when {
+                all_known(when.names(), &known, &format!("step {name}"))?;
+            }
             if step.collect.is_some() && !known.insert(name.to_owned()) {
                 return Err(FormatError::new(format!("step {name}: there is another of that name")));
             }
@@ -262,8 +272,9 @@ impl Scenario {
         let filler = Filler { scope };
         let budget = &self.document.budget;
         let mut steps = Vec::new();
-        for (step, condition) in self.document.steps.iter().zip(&self.conditions) {
-            steps.push(filler.step(step, condition.as_ref())?);
+        for (step, (when, condition)) in self.document.steps.iter().zip(&self.conditions) {
+            let when = when.clone().map(Condition);
+            steps.push(PlannedStep { when, ..filler.step(step, condition.as_ref())? });
         }
         Ok(Plan {
             name: self.document.name.clone(),
@@ -421,7 +432,13 @@ impl Filler {
             Some(deadline) => self.time(&of, deadline)?,
             None => takes_us.saturating_add(grace_us),
         };
-        Ok(PlannedStep { name: name.to_owned(), action, ends_on_gap: step.on_gap == OnGap::Stop, deadline_us })
+        Ok(PlannedStep {
+            name: name.to_owned(),
+            when: None,
+            action,
+            ends_on_gap: step.on_gap == OnGap::Stop,
+            deadline_us,
+        })
     }
 
     fn looks(&self, step: &StepDocument, condition: Option<&Program>, of: &str) -> Result<(Looks, u64), FormatError> {
