@@ -1,7 +1,7 @@
 //! Hostile input for every reader of modules: files that compilers made here, changed and cut in thousands of ways
 //! that a seed repeats, and tables whose counts, sizes and offsets lie. Nothing may panic, take long, or keep more
-//! than a few times what there is. (cargo-fuzz needs a nightly compiler, which this project does not use; the seeds
-//! and the mutations are the corpus.) More rounds with `AGENT_TEST_ALL=1`.
+//! than a few times what there is. (scripts/fuzz lets libFuzzer search; here the seeds
+//! and the mutations are fixed.) More rounds with `AGENT_TEST_ALL=1`.
 #![allow(clippy::disallowed_methods, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
