@@ -3,7 +3,6 @@
 use agent_model::{Gathered, Listing, Text};
 use agent_scenario::Action;
 use agent_system::collector::TargetUse;
-use agent_system::rights::Rights;
 use agent_system::{Capabilities, Capability, Collector, Failure, Run};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -83,7 +82,8 @@ needed depends on the target, at which a plan does not look: `agent access` does
         let scenario = options.load(run)?;
         let plan = options.plan(&scenario)?;
         host::check(&plan)?;
-        let permitted = Rights::now()?.permitted;
+        // As it was before the process was confined.
+        let permitted = run.rights().map(|rights| rights.permitted).unwrap_or_default();
         let mut rows = Vec::new();
         for step in &plan.steps {
             let (mut wanted, mut can_stop) = (Capabilities::default(), false);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::{Answer, Child, agent, json, row, rows};
+use crate::common::{Answer, Child, Installed, agent, is_root, json, row, rows};
 
 /// A file with `text`.
 fn file(text: &str) -> tempfile::NamedTempFile {
@@ -115,6 +115,15 @@ fn a_plan_says_what_will_be_done_and_what_it_may_cost() {
     // It touches nothing: not even /proc is listed.
     assert_eq!(plan["cost"]["files_opened"], 0);
     assert!(plan["target"].is_null());
+    if is_root() {
+        assert_eq!(plan["data"]["summary"]["has_all"], true, "{plan}");
+        let installed = Installed::new();
+        let bare = Answer::of(installed.as_user(65534, 65534).args(["plan", "high-cpu"])).json();
+        assert_eq!(bare["data"]["summary"]["has_all"], false, "{bare}");
+        let step = row(&bare, "step", "profile");
+        assert!(step["lacks"].as_array().unwrap().contains(&"CAP_SYS_PTRACE".into()), "{step}");
+        assert!(step["remedy"].as_str().unwrap().starts_with("kubectl debug --profile="), "{step}");
+    }
     for (arguments, word) in [
         (["plan", "high-cpus"], "did you mean high-cpu?"),
         (["run", "fd-leek"], "did you mean fd-leak?"),
