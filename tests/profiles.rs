@@ -87,6 +87,11 @@ fn envelope(output: &Output, what: &str) -> Value {
     // The receipt: all of it in a few hundred bytes, wherever the file can be written.
     assert!(output.termination_message.len() <= 400, "{what}: {verdict}");
     assert_eq!(verdict["commands"], 1, "{what}");
+    assert!(verdict["audit"]["count"].as_u64().is_some_and(|count| count >= 5), "{what}: {verdict}");
+    for word in ["head", "key"] {
+        let hex = verdict["audit"][word].as_str().expect("hex");
+        assert!(hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()), "{what}: {verdict}");
+    }
     assert_eq!(verdict["verdicts"], serde_json::json!({output.exit_code.to_string(): 1}), "{what}");
     assert_eq!(verdict["exit"], output.exit_code, "{what}");
     assert_eq!(verdict["digest"], envelope["digest"], "{what}");

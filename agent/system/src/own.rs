@@ -146,7 +146,8 @@ pub fn random(bytes: &mut [u8]) {
 /// and before the target's IDs are taken on.
 #[derive(Debug)]
 pub struct TerminationMessage {
-    file: fs::File,
+    /// Never closed: its number must not become another file's.
+    file: std::mem::ManuallyDrop<fs::File>,
 }
 
 impl TerminationMessage {
@@ -169,7 +170,7 @@ impl TerminationMessage {
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
             .open(TERMINATION_LOG)?;
         crate::confine::may_write(&file);
-        Ok(Some(Self { file }))
+        Ok(Some(Self { file: std::mem::ManuallyDrop::new(file) }))
     }
 
     /// Leaves `message` where the agent has to end without another word: it has no memory.

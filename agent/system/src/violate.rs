@@ -54,6 +54,7 @@ fn calls(pid: c_long, address: c_long, mem: &CStr, word: &[u8; 8]) -> Vec<Call> 
         ("truncate a file", libc::SYS_truncate, [path(c"/dev/null"), 0, 0, 0, 0, 0]),
         ("remove a file", libc::SYS_unlinkat, [HERE, path(c"/tmp/agent-violation"), 0, 0, 0, 0]),
         ("make a directory", libc::SYS_mkdirat, [HERE, path(c"/tmp/agent-violation"), 0o700, 0, 0, 0]),
+        ("close standard output", libc::SYS_close, [1, 0, 0, 0, 0, 0]),
         ("write elsewhere", libc::SYS_write, [0, word.as_ptr() as c_long, 8, 0, 0, 0]),
         ("write at", libc::SYS_pwrite64, [1, word.as_ptr() as c_long, 8, 0, 0, 0]),
         ("process_vm_writev", libc::SYS_process_vm_writev, [pid, ours, 1, theirs, 1, 0]),

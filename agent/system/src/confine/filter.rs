@@ -54,14 +54,32 @@ fn chains<'a>(rules: impl IntoIterator<Item = &'a Rule>, outputs: &[i32]) -> Res
         let Some(chain) = chain else { continue };
         // A rule that names our outputs stands once for each of them.
         let of_output = rule.when.iter().any(|condition| condition.1 == Is::OurOutput);
-        let outputs = if of_output { outputs } else { &[-1] };
-        for output in outputs {
-            let conditions =
-                rule.when.iter().map(|condition| compiled(condition, *output)).collect::<Result<_, _>>()?;
-            chain.push(SeccompRule::new(conditions)?);
+        let stands_for = if of_output { outputs } else { &[-1] };
+        for output in stands_for {
+            chain.push(SeccompRule::new(conditions(rule, *output, outputs)?)?);
         }
     }
     Ok(chains.into_iter().map(|(call, chain)| (call, chain.unwrap_or_default())).collect())
+}
+
+/// The conditions of `rule`, where it stands for `output`.
+fn conditions(rule: &Rule, output: i32, outputs: &[i32]) -> Result<Vec<SeccompCondition>, NoFilter> {
+    let mut conditions = Vec::new();
+    for (argument, is, words) in rule.when {
+        if *is != Is::NotOurOutput {
+            conditions.push(compiled(&(*argument, *is, words), output)?);
+            continue;
+        }
+        for output in outputs {
+            conditions.push(compiled(&(*argument, Is::Not(number(*output)), words), -1)?);
+        }
+    }
+    Ok(conditions)
+}
+
+/// A descriptor as the filter compares it.
+fn number(descriptor: i32) -> u64 {
+    u64::from(descriptor.unsigned_abs())
 }
 
 fn compiled((argument, is, _): &Condition, output: i32) -> Result<SeccompCondition, NoFilter> {
@@ -73,7 +91,8 @@ fn compiled((argument, is, _): &Condition, output: i32) -> Result<SeccompConditi
         Is::Zero => (Qword, SeccompCmpOp::Eq, 0),
         Is::NotZero => (Qword, SeccompCmpOp::Ne, 0),
         Is::Ourselves => (Dword, SeccompCmpOp::Eq, u64::from(std::process::id())),
-        Is::OurOutput => (Dword, SeccompCmpOp::Eq, u64::from(output.unsigned_abs())),
+        Is::OurOutput => (Dword, SeccompCmpOp::Eq, number(output)),
+        Is::NotOurOutput => return Err(NoFilter("a condition that stands for several")),
     };
     Ok(SeccompCondition::new(*argument, width, operator, value)?)
 }

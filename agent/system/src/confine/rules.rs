@@ -39,6 +39,8 @@ pub(super) enum Is {
     /// One of the files that may be written ([`super::may_write`]), or standard output or
     /// error.
     OurOutput,
+    /// None of these.
+    NotOurOutput,
 }
 
 /// Argument number, what it must be, and how that reads.
@@ -85,7 +87,8 @@ pub(super) const BASE: &[Rule] = &[
     any(libc::SYS_read),
     any(libc::SYS_pread64),
     any(libc::SYS_lseek),
-    any(libc::SYS_close),
+    // What may be written stays what it is: a socket cannot come in its place.
+    only(libc::SYS_close, &[(0, Is::NotOurOutput, "not our own output")]),
     any(libc::SYS_getdents64),
     any(libc::SYS_readlinkat),
     #[cfg(target_arch = "x86_64")]
