@@ -5,9 +5,10 @@
 use std::io::IsTerminal as _;
 
 use agent_model::data::was_refused;
-use agent_model::{Reason, SessionInfo};
+use agent_model::{Reason, RedactionLevel, SessionInfo};
 use agent_output::Printed;
 use agent_session::audit::{At, Chain, Data, Head, Kind, Unrecorded, Witness};
+use agent_session::redact::Redactor;
 use agent_session::{Accessed, Ledger};
 use agent_system::{clock, own};
 use serde_json::{Value, json};
@@ -112,7 +113,12 @@ impl<'a> Action<'a> {
         number: u64,
         command: &str,
         argv: &[String],
+        redactor: &Redactor,
     ) -> Result<Self, Unrecorded> {
+        if redactor.level() == RedactionLevel::Off {
+            // An action of its own: a grant will say whether it is allowed.
+            witness.record(Kind::AuthzAllow, data(json!({"action": number, "redaction": "off"})))?;
+        }
         let intent = json!({"action": number, "command": command, "argv": argv});
         witness.record(Kind::ActionStart, data(intent))?;
         Ok(Self { witness, number, envelopes: 0, gaps: 0, digest: None, told: Vec::new() })

@@ -46,9 +46,34 @@ pub(crate) struct Global {
     /// Write the audit to standard error although that is a terminal
     #[arg(long, global = true)]
     pub(crate) audit: bool,
+    /// How much of what was seen is shown
+    #[arg(long, global = true, env = "AGENT_REDACT", value_name = "LEVEL", default_value = "default")]
+    pub(crate) redact: Redact,
     /// Look at a recorded tree of /proc
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) proc: Option<String>,
+}
+
+/// How much of what was seen is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Redact {
+    /// Nothing that is secret by its place or its look
+    Default,
+    /// Nor names of the target's own: pseudonyms stand in their place
+    Strict,
+    /// Everything
+    Off,
+}
+
+impl Redact {
+    /// As the session takes it.
+    pub(crate) fn level(self) -> agent_model::RedactionLevel {
+        match self {
+            Self::Default => agent_model::RedactionLevel::Default,
+            Self::Strict => agent_model::RedactionLevel::Strict,
+            Self::Off => agent_model::RedactionLevel::Off,
+        }
+    }
 }
 
 /// Which process is meant; by default PID 1, or else the only other process tree.

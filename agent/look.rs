@@ -10,6 +10,7 @@ use std::time::Duration;
 use agent_model::data::was_refused;
 use agent_model::{Cost, Envelope, Gap, Observed};
 use agent_output::{Ended, Printed};
+use agent_session::redact::{Class, Classes, Counted, Redacted};
 use agent_session::{Entry, Refusal, Session};
 use agent_system::collector::TargetUse;
 use agent_system::{Answer, Command, Failure, Plan, Run, TargetError, clock, own, target};
@@ -65,6 +66,8 @@ pub(crate) struct Look<'a> {
     command: &'a Command,
     matches: &'a ArgMatches,
     run: Run,
+    /// What each string of its envelope is; from its schema, when there is one to print.
+    classes: Option<Arc<Classes>>,
     /// How many envelopes there were.
     sequence: u64,
     since: Began,
@@ -105,6 +108,7 @@ impl<'a> Look<'a> {
             command,
             matches,
             run,
+            classes: None,
             sequence: 0,
             since,
             noted: Vec::new(),
@@ -245,13 +249,25 @@ impl<'a> Look<'a> {
         let end_us = clock::wall_us();
         let since = std::mem::replace(&mut self.since, Began { boot_us: clock::boot_us(), wall_us: end_us });
         let spent = run.ledger().spent();
+        let (redactor, command) = (run.session().redactor(), self.command);
+        let known = || Arc::new(Classes::of((command.schema)().as_value()));
+        let classes = &**self.classes.get_or_insert_with(known);
+        let place = |field| classes.field(Some(classes.root()), field);
+        let data = Redacted::new(&*answer.data, redactor, classes, place("data"));
+        // First: it counts anew what is removed.
+        let digest = agent_model::digest(&Counted(data)).context("the answer has no canonical form")?;
+        let data = Redacted::new(&*answer.data, redactor, classes, place("data"));
+        let options = Redacted::new(&*answer.options, redactor, classes, place("options"));
+        let options = serde_json::to_value(&options).context("the options have no JSON")?;
+        let resource = resource::attributes(run);
+        let resource = resource.into_iter().map(|(key, value)| (key, redactor.shown(Class::Text, &value))).collect();
         let envelope = Envelope {
             schema: self.command.schema_name(),
             session: run.session().info().clone(),
             sequence: self.sequence,
             agent: version::info(),
-            resource: resource::attributes(run),
-            target: run.target().cloned(),
+            resource,
+            target: run.target().map(|target| redactor.target(target)),
             observed: Observed { start: clock::rfc3339(since.wall_us), end: clock::rfc3339(end_us) },
             cost: Cost {
                 wall_us: clock::boot_us().saturating_sub(since.boot_us),
@@ -262,10 +278,11 @@ impl<'a> Look<'a> {
                 files_opened: spent.opened,
                 bytes_read: spent.bytes,
             },
-            options: &*answer.options as &dyn erased_serde::Serialize,
-            digest: agent_model::digest(&*answer.data).context("the answer has no canonical form")?,
-            data: &*answer.data,
-            gaps: answer.gaps.clone(),
+            options: &options as &dyn erased_serde::Serialize,
+            digest,
+            data: &data as &dyn agent_model::Shown,
+            gaps: answer.gaps.iter().map(|gap| redactor.gap(gap)).collect(),
+            redaction: redactor.take_report(),
         };
         Ok(tell(&envelope, &*answer, &run.ledger().take_entries())?)
     }

@@ -11,9 +11,11 @@ mod look;
 mod privileges;
 mod resource;
 mod scenarios;
+mod scrub;
 mod snapshot;
 mod stream;
 mod verdict;
+mod verify;
 mod version;
 #[cfg(debug_assertions)]
 mod violate;
@@ -26,8 +28,9 @@ use std::time::Duration;
 
 use agent_output::{Ended, Format};
 use agent_session::audit::Witness;
+use agent_session::redact::{self, Redactor};
 use agent_session::{Identity, Limits, Session};
-use agent_system::{Command, Plan, clock, own};
+use agent_system::{Collector as _, Command, Plan, clock, own};
 use anyhow::Context;
 use clap::{ArgMatches, FromArgMatches};
 
@@ -40,8 +43,12 @@ static ALLOCATOR: agent_system::allocator::Counting = agent_system::allocator::C
 
 /// The commands of all toolkits, in the order of the help.
 fn commands() -> impl Iterator<Item = &'static Command> {
-    const OWN: &[Command] =
-        &[agent_system::command::<snapshot::Snapshot>(), agent_system::command::<version::Version>()];
+    const OWN: &[Command] = &[
+        agent_system::command::<snapshot::Snapshot>(),
+        agent_system::command::<verify::Audit>(),
+        agent_system::command::<verify::Redact>(),
+        agent_system::command::<version::Version>(),
+    ];
     // Only test builds try what must be refused.
     #[cfg(debug_assertions)]
     const VIOLATIONS: &[Command] =
@@ -140,7 +147,7 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
         }
     };
     let mut verdict = Verdict::new(session.info(), command);
-    let mut audit = match audit::Lines::open(session.info(), "default", global.audit) {
+    let mut audit = match audit::Lines::open(session.info(), global.redact.level().as_str(), global.audit) {
         Ok(audit) => audit,
         Err(error) => {
             agent_output::tell(&error.to_string());
@@ -167,8 +174,13 @@ fn recorded(
     (verdict, audit): (&mut Verdict, &mut dyn Witness),
 ) -> Status {
     let (id, ledger) = (session.info().id.clone(), session.share_ledger());
-    let argv: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    let mut action = match audit::Action::start(audit, 1, command.name, &argv) {
+    let redactor = std::sync::Arc::clone(session.redactor());
+    let argv: Vec<String> =
+        std::env::args_os().map(|word| agent_model::Text::from_bytes(word.as_encoded_bytes()).to_string()).collect();
+    // What redaction is tried with is nobody's business.
+    let shown = if command.name == verify::Redact::NAME { argv.len().min(3) } else { argv.len() };
+    let argv = redactor.argv(&argv[..shown]);
+    let mut action = match audit::Action::start(audit, 1, command.name, &argv[1.min(argv.len())..], &redactor) {
         Ok(action) => action,
         Err(error) => {
             agent_output::tell(&error.to_string());
@@ -176,11 +188,11 @@ fn recorded(
         }
     };
     let status = look(command, matches, how, session, began, (verdict, &mut action)).unwrap_or_else(|error| {
-        agent_output::tell(&format!("{error:#}"));
+        agent_output::tell(&redactor.text(redact::Class::Text, &format!("{error:#}")));
         Status::Failed
     });
     for (access, path) in own::take_opened() {
-        ledger.record(access, &path);
+        ledger.record(access, &path, &redactor);
     }
     log_accesses(&id, &ledger.take_entries());
     match action.end(status, &ledger) {
@@ -204,7 +216,13 @@ fn open_session(global: &cli::Global, now_us: u64, lasts: Duration) -> anyhow::R
     limits.stops_us = limits.stops_us.max(micros(lasts) / 50);
     limits = limits.with(global.limit.unwrap_or_default());
     limits.wall_us = limits.wall_us.min(micros(global.timeout.saturating_add(lasts)));
-    Ok(Session::open(identity, limits, now_us, global.access_log))
+    let mut key = [0; 32];
+    match &global.incident {
+        Some(incident) => key = redact::key_of(incident, b""),
+        None => own::random(&mut key),
+    }
+    let redactor = Redactor::new(global.redact.level(), key);
+    Ok(Session::open(identity, limits, now_us, global.access_log).redacting(redactor))
 }
 
 /// A new ULID: its time first, so that sessions sort by when they began.
@@ -230,6 +248,7 @@ fn look(
         let stream = agent_output::Streamed::new(command.schema_name(), session.info().id.clone());
         (format, stream)
     });
+    let redactor = std::sync::Arc::clone(session.redactor());
     let is_full = Arc::default();
     let most = session.limits().out_bytes;
     let plan = Plan {
@@ -237,7 +256,9 @@ fn look(
         capabilities: command.wants(matches),
         needs: command.needs.to_vec(),
         format: extra,
-        stream: streamed.as_ref().map(|(format, stream)| stream::to(format, stream, most, &is_full)),
+        stream: streamed
+            .as_ref()
+            .map(|(format, stream)| stream::to(format, stream, (most, &is_full), session.redactor(), command)),
     };
     let mut printer = Printer { command, chosen, streamed };
     let mut worst = Status::Complete;
@@ -261,7 +282,7 @@ fn look(
         Ok(()) => Ok(worst),
         Err(Stopped { status: Status::Failed, words, .. }) => Err(anyhow::anyhow!(words)),
         Err(Stopped { status, words, .. }) => {
-            agent_output::tell(&words);
+            agent_output::tell(&redactor.text(redact::Class::Text, &words));
             Ok(status)
         }
     }
@@ -293,9 +314,28 @@ impl Printer<'_> {
                 .take()
                 .map_or(Ok(Ended::Whole), |(format, stream)| stream.end(envelope, format == "ndjson")),
             cli::Chosen::Common(format) => agent_output::print(envelope, format, &(self.command.schema)(), width),
-            cli::Chosen::Extra(name) => {
-                agent_output::print_with(|out| (self.command.write)(name, envelope, &*answer.data, out))
-            }
+            cli::Chosen::Extra(name) => agent_output::print_with(|out| {
+                let mut out = scrub::Lines::new(out, envelope.redaction.level);
+                (self.command.write)(name, envelope, &*answer.data, &mut out)?;
+                out.finish()
+            }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// A string that no class is named for would be shown as it is thought to be harmless: say what it is,
+    /// `#[schemars(extend("x-class" = "…"))]` ([`agent_model::CLASS`]).
+    #[test]
+    fn every_string_that_is_printed_has_a_class() {
+        let mut without = Vec::new();
+        for command in super::commands() {
+            let schema = (command.schema)();
+            let places = agent_session::redact::unclassified(schema.as_value());
+            without.extend(places.into_iter().map(|place| format!("{}: {place}", command.name)));
+        }
+        without.sort();
+        assert!(without.is_empty(), "{} strings without a class:\n{}", without.len(), without.join("\n"));
     }
 }

@@ -125,8 +125,10 @@ pub(crate) struct References {
 #[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Reference {
     /// The row.
+    #[schemars(extend("x-class" = "id"))]
     from: String,
     /// Those that it is about, in the order of its own fields.
+    #[schemars(extend("x-class" = "id"))]
     to: Vec<String>,
 }
 

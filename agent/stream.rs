@@ -6,21 +6,34 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use agent_model::data::json_bytes;
 use agent_output::Streamed;
+use agent_session::redact::{Classes, Redacted, Redactor};
+use agent_system::Command;
 use agent_system::format::{Sink, Stream};
 
 /// What is kept back for the end: the envelope, and what closes the format.
 const RESERVE: u64 = 8 << 10;
 
-/// A stream of `format` to `out`, of `most` bytes; `is_full` is set when it has come to its end.
-pub(crate) fn to(format: &'static str, out: &Streamed, most: u64, is_full: &Arc<AtomicBool>) -> Stream {
+/// A stream of `format` to `out`, of `most` bytes, redacted as the session of `redactor` asks; `is_full` is set
+/// when it has come to its end.
+pub(crate) fn to(
+    format: &'static str,
+    out: &Streamed,
+    (most, is_full): (u64, &Arc<AtomicBool>),
+    redactor: &Arc<Redactor>,
+    command: &Command,
+) -> Stream {
+    let classes = Classes::of((command.schema)().as_value());
     let left = most.saturating_sub(RESERVE);
-    Stream { format, sink: Box::new(To { out: out.clone(), left, is_full: Arc::clone(is_full) }) }
+    let redactor = Arc::clone(redactor);
+    Stream { format, sink: Box::new(To { out: out.clone(), left, is_full: Arc::clone(is_full), redactor, classes }) }
 }
 
 struct To {
     out: Streamed,
     left: u64,
     is_full: Arc<AtomicBool>,
+    redactor: Arc<Redactor>,
+    classes: Classes,
 }
 
 impl To {
@@ -50,7 +63,10 @@ impl Sink for To {
     fn row(&mut self, row: &dyn erased_serde::Serialize) -> io::Result<()> {
         // Schema and session come on top.
         self.take(json_bytes(row).unwrap_or(0) + 192)?;
-        self.out.row(row)
+        let classes = &self.classes;
+        let rows = classes.field(classes.field(Some(classes.root()), "data"), "rows");
+        // What is streamed may have no place in the answer: then it is text.
+        self.out.row(&Redacted::new(row, &self.redactor, classes, classes.items(rows)))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -20,14 +20,18 @@ pub(crate) struct Version;
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct About {
     /// The agent's version.
+    #[schemars(extend("x-class" = "word"))]
     version: &'static str,
     /// GNU build ID, in hex; absent if it was linked without one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     build_id: Option<String>,
     /// The git commit it was built from; `-dirty` behind it if that was changed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     commit: Option<&'static str>,
     /// What it was built for.
+    #[schemars(extend("x-class" = "word"))]
     platform: &'static str,
     /// The crates that it was built from, by name and version. Image scanners read
     /// the same list from the ELF section `.dep-v0` (cargo-auditable's format).
@@ -39,9 +43,11 @@ pub(crate) struct About {
 pub(crate) struct Crate {
     /// Its name.
     #[schemars(extend("x-column" = "CRATE"))]
+    #[schemars(extend("x-class" = "name"))]
     name: String,
     /// Its version.
     #[schemars(extend("x-column" = "VERSION"))]
+    #[schemars(extend("x-class" = "id"))]
     version: String,
 }
 

@@ -22,9 +22,11 @@ pub(crate) struct Options {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Row {
     /// What was tried.
+    #[schemars(extend("x-class" = "word"))]
     violation: &'static str,
     /// What the kernel said; absent if it was done.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     errno: Option<String>,
 }
 

@@ -232,6 +232,8 @@ fn strace_sees_no_call_that_is_not_listed() {
             "plan" => arguments.push("triage"),
             "run" => arguments.extend(["triage", "--param=for=100ms", "--pid", &pid]),
             "judge" => arguments.push(evidence.to_str().expect("UTF-8")),
+            "audit" => arguments.extend(["verify", "-"]),
+            "redact" => arguments.extend(["test", "x"]),
             "capture" => arguments.extend(["-i", "lo", "--for", "100ms"]),
             "profile" => arguments.extend(["--pid", &pid, "--for", "300ms"]),
             "fds" => arguments.extend(["--pid", &pid, "--peers", "--shared"]),

@@ -19,10 +19,12 @@ pub(crate) struct Judge;
 pub(crate) struct Options {
     /// The JSON of `agent run`, or - for standard input
     #[arg(value_name = "FILE")]
+    #[schemars(extend("x-class" = "path"))]
     file: String,
     /// Judge by this scenario; by default by that of the same name in this agent, or else by the one in the evidence
     #[arg(long, value_name = "NAME|FILE.yaml")]
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     scenario: Option<String>,
 }
 

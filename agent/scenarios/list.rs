@@ -20,6 +20,7 @@ pub(crate) struct Options {
     /// The playbook of this one: what it looks for, how to read it, false alarms
     #[arg(value_name = "NAME|FILE.yaml")]
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     scenario: Option<String>,
     /// The text of the scenario, to begin one's own with
     #[arg(long, requires = "scenario")]
@@ -43,12 +44,15 @@ pub(crate) struct Scenarios {
 pub(crate) struct Row {
     /// Its name, or with --json-schema `schema`.
     #[schemars(extend("x-column" = "NAME"))]
+    #[schemars(extend("x-class" = "word"))]
     name: String,
     /// What it finds out.
     #[schemars(extend("x-column" = "FINDS OUT"))]
+    #[schemars(extend("x-class" = "word"))]
     title: String,
     /// The commands that it performs, each once, in their order.
     #[schemars(extend("x-column" = "NEEDS"))]
+    #[schemars(extend("x-class" = "word"))]
     commands: Vec<String>,
     /// The most time that it takes, in microseconds.
     #[schemars(extend("x-column" = "AT MOST"))]
@@ -61,9 +65,11 @@ pub(crate) struct Row {
     parameters: Vec<Parameter>,
     /// The playbook, in Markdown; only of one that is named.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     playbook: Option<String>,
     /// The text of its file, or with --json-schema the schema.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     text: Option<String>,
 }
 
@@ -71,8 +77,10 @@ pub(crate) struct Row {
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Parameter {
     /// Its name.
+    #[schemars(extend("x-class" = "word"))]
     name: String,
     /// What it is.
+    #[schemars(extend("x-class" = "word"))]
     about: String,
     /// Its value if it is not set.
     default: Value,

@@ -17,9 +17,11 @@ pub(crate) struct PlanScenario;
 pub(crate) struct Row {
     /// Its name.
     #[schemars(extend("x-column" = "STEP"))]
+    #[schemars(extend("x-class" = "word"))]
     step: String,
     /// What it does.
     #[schemars(extend("x-column" = "DOES"))]
+    #[schemars(extend("x-class" = "word"))]
     does: String,
     /// The most time that it may take, in microseconds.
     #[schemars(extend("x-column" = "AT MOST"))]
@@ -31,14 +33,17 @@ pub(crate) struct Row {
     /// is enough stand side by side.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-column" = "WANTS"))]
+    #[schemars(extend("x-class" = "word"))]
     wants: Vec<&'static str>,
     /// Of them those that this container does not have.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-column" = "LACKS"))]
+    #[schemars(extend("x-class" = "word"))]
     lacks: Vec<&'static str>,
     /// The flags of `kubectl debug` that grant them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "REMEDY"))]
+    #[schemars(extend("x-class" = "word"))]
     remedy: Option<&'static str>,
 }
 
@@ -46,8 +51,10 @@ pub(crate) struct Row {
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Summary {
     /// The scenario.
+    #[schemars(extend("x-class" = "word"))]
     scenario: String,
     /// What it finds out.
+    #[schemars(extend("x-class" = "word"))]
     title: String,
     /// Its parameters, defaults filled in.
     parameters: std::collections::BTreeMap<String, serde_json::Value>,

@@ -15,10 +15,12 @@ use sha2::{Digest, Sha256};
 pub(crate) struct Chosen {
     /// The name of a scenario (see `agent scenarios`), a file, or - for standard input
     #[arg(value_name = "NAME|FILE.yaml", value_parser = source)]
+    #[schemars(extend("x-class" = "word"))]
     pub(crate) scenario: String,
     /// Set a parameter of the scenario
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     #[serde(rename = "parameters", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-class" = "word"))]
     pub(crate) parameters: Vec<(String, String)>,
 }
 

@@ -62,6 +62,23 @@ pub fn json_bytes(value: &dyn erased_serde::Serialize) -> Option<u64> {
     Some(count.0)
 }
 
+/// The data of one answer as it may be shown, of which no part need be kept.
+pub trait Shown: erased_serde::Serialize {
+    /// As [`Data::row_count`].
+    fn row_count(&self) -> Option<usize>;
+
+    /// As [`Data::row`].
+    fn row(&self, index: usize) -> Option<Box<dyn erased_serde::Serialize + '_>>;
+
+    /// As [`Data::summary`].
+    fn summary(&self) -> Option<Box<dyn erased_serde::Serialize + '_>>;
+
+    /// As [`Data::page`].
+    fn page(&self, width: usize) -> Option<String>;
+}
+
+erased_serde::serialize_trait_object!(Shown);
+
 /// An answer that is a list, in a documented order, and its totals.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Listing<R, S> {

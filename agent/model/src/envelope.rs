@@ -16,6 +16,7 @@ use crate::{Gap, Text};
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Envelope<O, D> {
     /// The kind and version of `data`: `agent.NAME/VERSION`.
+    #[schemars(extend("x-class" = "word"))]
     pub schema: String,
     /// In which debug session this was seen.
     pub session: SessionInfo,
@@ -39,26 +40,67 @@ pub struct Envelope<O, D> {
     pub data: D,
     /// What was not seen, and why.
     pub gaps: Vec<Gap>,
+    /// What was taken out of all of this before it was printed.
+    pub redaction: Redaction,
     /// `sha256:` and the SHA-256 of the canonical form (RFC 8785) of `data`.
+    #[schemars(extend("x-class" = "id"))]
     pub digest: String,
+}
+
+/// How much of what was seen is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RedactionLevel {
+    /// Nothing that is secret by its place or its look.
+    #[default]
+    Default,
+    /// Nor names of the target's own: pseudonyms stand in their place.
+    Strict,
+    /// Everything.
+    Off,
+}
+
+impl RedactionLevel {
+    /// The word that stands for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Strict => "strict",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// What redaction has removed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, JsonSchema)]
+pub struct Redaction {
+    /// How much is shown.
+    pub level: RedactionLevel,
+    /// How many values of each class were removed or replaced.
+    pub removed: BTreeMap<&'static str, u64>,
 }
 
 /// A debug session, as far as an answer carries it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SessionInfo {
     /// The session's ID: given, or a new ULID.
+    #[schemars(extend("x-class" = "name"))]
     pub id: Text,
     /// The incident this session belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     pub incident: Option<Text>,
     /// Who looks, as given.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     pub actor: Option<Text>,
     /// The W3C trace context this session belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub traceparent: Option<Text>,
     /// When the session ends (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub expires: Option<String>,
 }
 
@@ -66,10 +108,12 @@ pub struct SessionInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct AgentInfo {
     /// Its version.
+    #[schemars(extend("x-class" = "word"))]
     pub version: &'static str,
     /// The GNU build ID of its own binary, in hex; absent if it was linked
     /// without one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub build_id: Option<String>,
 }
 
@@ -82,14 +126,18 @@ pub struct Target {
     pub start_ticks: u64,
     /// The boot that it started in (`/proc/sys/kernel/random/boot_id`).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub boot_id: Option<Text>,
     /// Its name (`comm`).
+    #[schemars(extend("x-class" = "name"))]
     pub name: Text,
     /// The path of its executable, where it may be read.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub executable: Option<Text>,
     /// The container that it runs in, from its control group.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub container_id: Option<Text>,
 }
 
@@ -97,8 +145,10 @@ pub struct Target {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Observed {
     /// Before the first read (RFC 3339, UTC, microseconds).
+    #[schemars(extend("x-class" = "id"))]
     pub start: String,
     /// After the last.
+    #[schemars(extend("x-class" = "id"))]
     pub end: String,
 }
 

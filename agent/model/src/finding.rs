@@ -42,17 +42,21 @@ pub struct Finding {
     pub level: Level,
     /// The rule that found it: `SCENARIO/RULE`.
     #[schemars(extend("x-column" = "RULE"))]
+    #[schemars(extend("x-class" = "id"))]
     pub id: String,
     /// What is so, in a sentence, with the values that were seen.
     #[schemars(extend("x-column" = "FINDING"))]
+    #[schemars(extend("x-class" = "text"))]
     pub message: String,
     /// What it rests on.
     pub evidence: Vec<Pointer>,
     /// What to do next.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub remedy: Option<String>,
     /// Where to read more: `agent scenarios NAME`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub playbook: Option<Cow<'static, str>>,
     /// What could not be seen of what the rule needs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -63,16 +67,21 @@ pub struct Finding {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Unseen {
     /// The artifact's name.
+    #[schemars(extend("x-class" = "word"))]
     pub artifact: String,
     /// The place in its envelope, as a JSON Pointer (RFC 6901); empty for all of it.
+    #[schemars(extend("x-class" = "word"))]
     pub at: String,
     /// Why, as the reason of a gap.
+    #[schemars(extend("x-class" = "word"))]
     pub reason: String,
     /// More, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "text"))]
     pub detail: Option<String>,
     /// What a person can do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub remedy: Option<String>,
 }
 
@@ -80,7 +89,9 @@ pub struct Unseen {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Pointer {
     /// The artifact's name.
+    #[schemars(extend("x-class" = "word"))]
     pub artifact: String,
     /// The place in its envelope, as a JSON Pointer (RFC 6901).
+    #[schemars(extend("x-class" = "word"))]
     pub at: String,
 }

@@ -81,7 +81,7 @@ impl JsonSchema for Need {
         true
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "description": "A key that would open it: same_uid, CAP_…, dumpable, …"})
+        json_schema!({"type": "string", "x-class": "word", "description": "A key that would open it: same_uid, CAP_…, dumpable, …"})
     }
 }
 
@@ -90,23 +90,28 @@ impl JsonSchema for Need {
 pub struct Gap {
     /// Where in `data` the part would stand, as a JSON Pointer (RFC 6901). The
     /// member it names may be absent.
+    #[schemars(extend("x-class" = "id"))]
     pub at: String,
     /// The file, or the system call, through which it was looked for.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub path: Option<Text>,
     /// Why it is missing.
     pub reason: Reason,
     /// The error of the system call, by its name in errno(3).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub errno: Option<String>,
     /// Any one of these would have opened it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<Need>,
     /// What a person can do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub remedy: Option<String>,
     /// More, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "text"))]
     pub detail: Option<String>,
 }
 

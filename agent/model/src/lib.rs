@@ -19,8 +19,8 @@ pub mod text;
 pub mod values;
 
 pub use canonical::digest;
-pub use data::{Data, Gathered, Listing, Noted};
-pub use envelope::{AgentInfo, Cost, Envelope, Observed, SessionInfo, Target};
+pub use data::{Data, Gathered, Listing, Noted, Shown};
+pub use envelope::{AgentInfo, Cost, Envelope, Observed, Redaction, RedactionLevel, SessionInfo, Target};
 pub use finding::{Finding, Level, Pointer, Unseen};
 pub use gap::{Gap, Need, Reason};
 pub use text::Text;
@@ -32,6 +32,11 @@ pub use values::{Hex, Wide};
 /// is the heading. The table is thereby declared where the field is, and nowhere
 /// else: `#[schemars(extend("x-column" = "PID"))]`.
 pub const COLUMN: &str = "x-column";
+
+/// The extension key by which a type or a field says what its strings are, so that
+/// redaction knows what to do with them: `#[schemars(extend("x-class" = "path"))]`.
+/// `word`, `id`, `text`, `path`, `name`, `host`, `url`, `argv` and `secret` are the classes.
+pub const CLASS: &str = "x-class";
 
 /// The extension key that names the field by whose value a column is indented,
 /// so that a table can draw a tree: `#[schemars(extend("x-tree" = "depth"))]`.

@@ -22,6 +22,7 @@ use serde::Serialize;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(extend("x-class" = "text"))]
 pub struct Text(String);
 
 impl Text {
@@ -41,6 +42,11 @@ impl Text {
     /// The bytes that this text was made from.
     pub fn to_bytes(&self) -> Vec<u8> {
         unescape(&self.0)
+    }
+
+    /// Text that is escaped already: a part of another one, or words of ours.
+    pub fn from_escaped(text: String) -> Self {
+        Self(text)
     }
 
     /// True when there were no bytes.

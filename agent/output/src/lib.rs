@@ -11,7 +11,7 @@ use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use agent_model::{Data, Envelope};
+use agent_model::{Envelope, Shown};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use schemars::Schema;
@@ -19,7 +19,7 @@ use serde::Serialize;
 pub use stream::Streamed;
 
 /// An envelope of any command.
-pub type Printed<'a> = Envelope<&'a dyn erased_serde::Serialize, &'a dyn Data>;
+pub type Printed<'a> = Envelope<&'a dyn erased_serde::Serialize, &'a dyn Shown>;
 
 /// How an answer is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +53,9 @@ struct End<'a> {
 #[derive(Serialize)]
 struct Rest<'a> {
     #[serde(flatten)]
-    data: Option<&'a dyn Data>,
+    data: Option<&'a dyn Shown>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    summary: Option<&'a dyn erased_serde::Serialize>,
+    summary: Option<Box<dyn erased_serde::Serialize + 'a>>,
 }
 
 /// A row of NDJSON.
@@ -210,10 +210,12 @@ fn ndjson(out: &mut dyn Write, envelope: &Printed<'_>) -> io::Result<()> {
     let count = envelope.data.row_count();
     for index in 0..count.unwrap_or(0) {
         if let Some(row) = envelope.data.row(index) {
-            json(out, &Row { schema, session_id, row }, false)?;
+            json(out, &Row { schema, session_id, row: &*row }, false)?;
         }
     }
-    let Envelope { session, sequence, agent, resource, target, observed, cost, options, gaps, digest, .. } = envelope;
+    let Envelope {
+        session, sequence, agent, resource, target, observed, cost, options, gaps, redaction, digest, ..
+    } = envelope;
     let rest =
         Rest { data: if count.is_some() { None } else { Some(envelope.data) }, summary: envelope.data.summary() };
     let end = End {
@@ -231,6 +233,7 @@ fn ndjson(out: &mut dyn Write, envelope: &Printed<'_>) -> io::Result<()> {
             options: *options,
             data: rest,
             gaps: gaps.clone(),
+            redaction: redaction.clone(),
             digest: digest.clone(),
         },
     };

@@ -24,11 +24,14 @@ pub struct Evidence {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Origin {
     /// Its name.
+    #[schemars(extend("x-class" = "word"))]
     pub name: String,
     /// SHA-256 of its text, in hex.
+    #[schemars(extend("x-class" = "id"))]
     pub sha256: String,
     /// Its text, unless it is one that the agent has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub text: Option<String>,
 }
 
@@ -36,8 +39,10 @@ pub struct Origin {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Artifact {
     /// The name of its step; of the Nth look of a step that repeats, from 0, `NAME[N]`.
+    #[schemars(extend("x-class" = "word"))]
     pub name: String,
     /// The envelope, as its command prints it.
+    #[schemars(extend("x-class" = "word"))]
     pub envelope: Value,
 }
 
@@ -46,9 +51,11 @@ pub struct Artifact {
 pub struct Step {
     /// Its name, by which rules refer to its artifacts.
     #[schemars(extend("x-column" = "STEP"))]
+    #[schemars(extend("x-class" = "word"))]
     pub name: String,
     /// What it does, as a command line.
     #[schemars(extend("x-column" = "DOES"))]
+    #[schemars(extend("x-class" = "word"))]
     pub does: String,
     /// How it ended.
     #[schemars(extend("x-column" = "END"))]

@@ -43,6 +43,7 @@ pub struct Parameter {
     /// Its value if it is not set: a number, a truth or a text. What is set must be of the same kind.
     pub default: Value,
     /// What it is.
+    #[schemars(extend("x-class" = "word"))]
     pub about: String,
 }
 

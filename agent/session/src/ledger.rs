@@ -1,11 +1,14 @@
 //! What was done: counts of everything, and names where they are asked for.
 
+use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent_model::Text;
 use sha2::{Digest as _, Sha256};
+
+use crate::redact::{Class, Redactor};
 
 /// The ways in which the agent touches the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,9 +118,17 @@ struct Log {
 }
 
 impl Log {
-    fn add(&mut self, access: Access, path: &dyn Display) {
+    fn add(&mut self, access: Access, path: &dyn Display, redactor: &Redactor) {
         self.path.clear();
         let _ = write!(self.path, "{path}");
+        // What is hashed is what the access log shows.
+        let shown = match redactor.text(Class::Path, &self.path) {
+            Cow::Owned(shown) => Some(shown),
+            Cow::Borrowed(_) => None,
+        };
+        if let Some(shown) = shown {
+            self.path = shown;
+        }
         self.counts[access as usize] += 1;
         self.pending.extend_from_slice(b"{\"access\":\"");
         self.pending.extend_from_slice(access.as_str().as_bytes());
@@ -155,14 +166,14 @@ impl Ledger {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that `path` is touched.
-    pub fn record(&self, access: Access, path: &dyn Display) {
+    /// Records that `path` is touched, as `redactor` lets it be shown.
+    pub fn record(&self, access: Access, path: &dyn Display, redactor: &Redactor) {
         if access.opens() {
             self.opened.fetch_add(1, Relaxed);
         }
-        self.log().add(access, path);
+        self.log().add(access, path, redactor);
         if let Some(above) = &self.above {
-            above.record(access, path);
+            above.record(access, path, redactor);
         }
     }
 
@@ -215,11 +226,12 @@ mod tests {
     #[test]
     fn the_digest_is_that_of_the_lines_of_the_access_log() {
         let ledger = Ledger::new(true);
+        let all = Redactor::new(agent_model::RedactionLevel::Default, [0; 32]);
         for number in 0..500 {
-            ledger.record(Access::Open, &format!("/proc/{number}/stat"));
+            ledger.record(Access::Open, &format!("/proc/{number}/stat"), &all);
         }
-        ledger.record(Access::Memory, &"/proc/1/mem");
-        ledger.record(Access::Open, &"/tmp/a \"b\" \\ \n\u{e9}");
+        ledger.record(Access::Memory, &"/proc/1/mem", &all);
+        ledger.record(Access::Open, &"/tmp/a \"b\" \\ \n\u{e9}", &all);
         let accessed = ledger.accessed();
         let mut hash = Sha256::new();
         for entry in ledger.take_entries() {

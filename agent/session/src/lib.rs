@@ -11,6 +11,7 @@ pub mod audit;
 mod identity;
 mod ledger;
 mod limits;
+pub mod redact;
 
 pub use identity::{Identity, IdentityError};
 pub use ledger::{Access, Accessed, Entry, Ledger, Spent};
@@ -19,7 +20,8 @@ pub use limits::{LimitError, Limits, Refusal, Wanted};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
-use agent_model::SessionInfo;
+use agent_model::{RedactionLevel, SessionInfo};
+use redact::Redactor;
 
 /// What the agent has taken, as far as it is measured: [`Session::permit`] is given it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,6 +51,7 @@ pub struct Session {
     began_us: u64,
     allowance: Option<Allowance>,
     ledger: Arc<Ledger>,
+    redactor: Arc<Redactor>,
     /// The memory at which nothing more is looked at, in bytes.
     soft_memory_bytes: AtomicU64,
     /// A bit for each of [`Refusal::ALL`] that was reached.
@@ -61,8 +64,10 @@ impl Session {
     /// kept in any case.
     pub fn open(identity: Identity, limits: Limits, began_us: u64, keep_entries: bool) -> Self {
         let (ledger, reached) = (Arc::new(Ledger::new(keep_entries)), AtomicU8::new(0));
+        let redactor = Arc::new(Redactor::new(RedactionLevel::Default, [0; 32]));
         let soft_memory_bytes = AtomicU64::new(limits.soft_rss_bytes());
-        Self { info: identity.into_info(), limits, began_us, allowance: None, ledger, soft_memory_bytes, reached }
+        let info = identity.into_info();
+        Self { info, limits, began_us, allowance: None, ledger, redactor, soft_memory_bytes, reached }
     }
 
     /// A step of this session: it has the same identity and limits, ends no later, may do no more than `allowance`, and
@@ -75,9 +80,22 @@ impl Session {
             began_us: self.began_us,
             allowance: Some(allowance),
             ledger: Arc::new(Ledger::below(Arc::clone(&self.ledger))),
+            redactor: Arc::new(self.redactor.another()),
             soft_memory_bytes: AtomicU64::new(self.soft_memory_bytes.load(Relaxed)),
             reached: AtomicU8::new(0),
         }
+    }
+
+    /// The same session, that shows what `redactor` lets it.
+    #[must_use]
+    pub fn redacting(mut self, redactor: Redactor) -> Self {
+        self.redactor = Arc::new(redactor);
+        self
+    }
+
+    /// What may be shown.
+    pub fn redactor(&self) -> &Arc<Redactor> {
+        &self.redactor
     }
 
     /// As an envelope carries it.
@@ -127,7 +145,7 @@ impl Session {
                 return Err(self.reach(Refusal::Budget));
             }
         }
-        self.ledger.record(access, path);
+        self.ledger.record(access, path, &self.redactor);
         Ok(())
     }
 

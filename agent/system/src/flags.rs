@@ -24,7 +24,7 @@ impl JsonSchema for OpenFlags {
         true
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "array", "items": {"type": "string"}})
+        json_schema!({"type": "array", "items": {"type": "string", "x-class": "word"}})
     }
 }
 

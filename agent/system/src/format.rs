@@ -7,10 +7,10 @@
 
 use std::io;
 
-use agent_model::{Data, Envelope};
+use agent_model::{Envelope, Shown};
 
 /// An envelope of any command.
-pub type Enveloped<'a> = Envelope<&'a dyn erased_serde::Serialize, &'a dyn Data>;
+pub type Enveloped<'a> = Envelope<&'a dyn erased_serde::Serialize, &'a dyn Shown>;
 
 /// A format that suits one command: `D` is the data of its collector.
 #[derive(Debug)]

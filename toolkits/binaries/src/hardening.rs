@@ -14,6 +14,7 @@ use crate::elf::{ElfFile, ElfType, Machine, Source, SymbolOrigin};
 pub struct Hardening {
     /// What of its data is read-only after start: `full` (all that the loader
     /// fills in, since it binds at once), `partial`, `none`.
+    #[schemars(extend("x-class" = "word"))]
     pub relro: &'static str,
     /// Whether all symbols are bound at start (`-z now`).
     pub bind_now: bool,

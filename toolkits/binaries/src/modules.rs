@@ -45,6 +45,7 @@ pub struct Options {
     /// List the symbols whose names are of this form (* and ? as in a shell)
     #[arg(long, value_name = "PATTERN")]
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     symbols: Option<String>,
     /// Name the module, section and function of an address of the target
     #[arg(long = "address", value_name = "0x…", value_parser = address)]
@@ -54,6 +55,7 @@ pub struct Options {
     /// command, or - for standard input
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     compare: Option<String>,
 }
 

@@ -22,19 +22,24 @@ const MAX_FILE: usize = 64 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct Package {
     /// Whose database says so: `dpkg`, `apk`.
+    #[schemars(extend("x-class" = "word"))]
     pub manager: &'static str,
     /// Its name.
     #[schemars(extend("x-column" = "PACKAGE"))]
+    #[schemars(extend("x-class" = "name"))]
     pub name: Text,
     /// Its version; absent where the database does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "VERSION"))]
+    #[schemars(extend("x-class" = "id"))]
     pub version: Option<Text>,
     /// Its architecture, as its manager names it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub architecture: Option<Text>,
     /// The source package that it was built from.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     pub source: Option<Text>,
 }
 

@@ -57,6 +57,7 @@ pub struct Summary {
     /// What answered for each table that was asked for: `sock_diag`, `proc`, or
     /// `unavailable` where this kernel knows the protocol and shows its sockets
     /// nowhere.
+    #[schemars(extend("x-class" = "word"))]
     pub sources: BTreeMap<&'static str, &'static str>,
     /// Counters of the namespace; only with `--counters`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -19,18 +19,21 @@ pub struct Row {
     /// `system_calls`, `stops`, `kernel_stacks`, `io`,
     /// `socket_diagnostics`, `network_tables`, `packets`.
     #[schemars(extend("x-column" = "EVIDENCE"))]
+    #[schemars(extend("x-class" = "word"))]
     pub evidence: &'static str,
     /// Whether it can be seen.
     #[schemars(extend("x-column" = "AVAILABLE"))]
     pub available: bool,
     /// The commands that want it.
     #[schemars(extend("x-column" = "FOR"))]
+    #[schemars(extend("x-class" = "word"))]
     pub commands: &'static [&'static str],
     /// The gate that denies it: `uid`, `capability`, `dumpable`, `user_namespace`,
     /// `yama`, `seccomp`, `lsm`, `hidepid`; or `missing` where the kernel does not
     /// have it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "GATE"))]
+    #[schemars(extend("x-class" = "word"))]
     pub gate: Option<&'static str>,
     /// Any one of these opens it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -38,13 +41,16 @@ pub struct Row {
     pub needs: Vec<agent_model::Need>,
     /// What the kernel said, by its name in errno(3).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub errno: Option<String>,
     /// The file or system call that was tried.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub path: Option<Text>,
     /// The least flags of `kubectl debug` that open it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "REMEDY"))]
+    #[schemars(extend("x-class" = "word"))]
     pub remedy: Option<String>,
 }
 
@@ -68,23 +74,29 @@ pub struct Agent {
     /// The `kubectl debug` profiles that give just these capabilities: `legacy`,
     /// `baseline`, `general`, `netadmin`, `restricted`, `sysadmin`; `custom` if none
     /// does.
+    #[schemars(extend("x-class" = "word"))]
     pub profiles: &'static [&'static str],
     /// How the target is reached: `as_is`, or `as_target` where the agent has taken
     /// on its user and group ID.
+    #[schemars(extend("x-class" = "word"))]
     pub approach: &'static str,
     /// Its IDs now.
     pub ids: Side,
     /// Capabilities that the container was granted.
+    #[schemars(extend("x-class" = "word"))]
     pub bounding: Vec<&'static str>,
     /// Capabilities that were raised for this command.
+    #[schemars(extend("x-class" = "word"))]
     pub effective: Vec<&'static str>,
     /// Whether no_new_privs is set: file capabilities have no effect then.
     pub no_new_privs: bool,
     /// The filter around us: `none`, `strict` or `filter`.
+    #[schemars(extend("x-class" = "word"))]
     pub seccomp: &'static str,
     /// What the agent itself has given up: `system_calls` where its own filter lets through
     /// no others than the command needs, `capabilities` where the kernel has no seccomp or
     /// refuses a filter.
+    #[schemars(extend("x-class" = "word"))]
     pub confined: &'static str,
 }
 
@@ -96,6 +108,7 @@ pub struct Side {
     /// Group ID, effective.
     pub gid: u32,
     /// Capabilities that it may use.
+    #[schemars(extend("x-class" = "word"))]
     pub permitted: Vec<&'static str>,
     /// Whether it is dumpable, where that can be told from outside.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -34,6 +34,7 @@ pub struct Row {
     /// be a part of a value.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "NAME"))]
+    #[schemars(extend("x-class" = "name"))]
     pub name: Option<Text>,
     /// How long its value is, in bytes; without a name, how long all of it is. The
     /// value itself is never printed.

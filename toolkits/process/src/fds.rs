@@ -47,10 +47,12 @@ pub struct Row {
     /// `namespace`, `anon_inode`; `unknown`, with a gap, where that could not be told.
     #[serde(rename = "type")]
     #[schemars(extend("x-column" = "TYPE"))]
+    #[schemars(extend("x-class" = "word"))]
     pub kind: &'static str,
     /// How it was opened: `read`, `write`, `read_write`, or `path` (O_PATH).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "ACCESS"))]
+    #[schemars(extend("x-class" = "word"))]
     pub access: Option<&'static str>,
     /// Flags of open(2) that are set, without the access mode, in lower case.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,12 +73,14 @@ pub struct Row {
     /// `socket:[INODE]`, `anon_inode:[NAME]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "TARGET"))]
+    #[schemars(extend("x-class" = "path"))]
     pub target: Option<Text>,
     /// Whether the file has no name any more, and will be gone when it is closed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
     /// The device that it is, as `major:minor`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub device: Option<String>,
     /// The mount that it was opened through.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,9 +88,11 @@ pub struct Row {
     /// Where that is mounted; absent where it is not in the target's mount
     /// namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub mount_point: Option<Text>,
     /// The type of its file system.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub fs_type: Option<Text>,
     /// What only some types have.
     #[serde(flatten)]

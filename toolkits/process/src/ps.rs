@@ -82,6 +82,7 @@ pub struct Row {
     /// What it does: `running`, `sleeping`, `disk_sleep`, `stopped`, `tracing_stop`,
     /// `zombie`, `dead`, `idle`, `parked`.
     #[schemars(extend("x-column" = "STATE"))]
+    #[schemars(extend("x-class" = "word"))]
     pub state: &'static str,
     /// Nice value: from 19, the least demanding, to -20.
     pub nice: i32,
@@ -112,28 +113,32 @@ pub struct Row {
     pub change: Option<Change>,
     /// When it started (RFC 3339, UTC).
     #[schemars(extend("x-column" = "STARTED"))]
+    #[schemars(extend("x-class" = "id"))]
     pub start_time: String,
     /// When it started, in clock ticks since boot: with the pid this names it for
     /// good.
     pub start_ticks: u64,
     /// Name (`comm`): 15 bytes at most.
     #[schemars(extend("x-column" = "NAME", "x-tree" = "depth"))]
+    #[schemars(extend("x-class" = "name"))]
     pub name: Text,
     /// The arguments it has now; empty for a zombie, a kernel thread, and in the row of
     /// a thread. A process
     /// that has rewritten them may have left empty ones behind its title. Of more
     /// than 128 KiB only the beginning, with a gap.
-    #[schemars(extend("x-column" = "ARGS"))]
+    #[schemars(extend("x-column" = "ARGS", "x-class" = "argv"))]
     pub args: Vec<Text>,
     /// Its executable, as its own mount namespace names it; absent for a kernel
     /// thread, a zombie and a process that is about to become one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub executable: Option<Text>,
     /// Whether that file is no longer there: it was deleted or replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub executable_deleted: Option<bool>,
     /// The container it is in, from its control group.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub container_id: Option<Text>,
     /// Whether it is the agent's own.
     #[serde(rename = "self")]
@@ -147,9 +152,11 @@ pub struct Row {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Tty {
     /// Its number, as `major:minor`.
+    #[schemars(extend("x-class" = "id"))]
     pub device: String,
     /// What it is called below /dev: `pts/3`; absent where its number does not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     pub name: Option<String>,
 }
 

@@ -17,6 +17,7 @@ pub struct Frame {
     /// The function, demangled; absent where it has no name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "FUNCTION"))]
+    #[schemars(extend("x-class" = "name"))]
     pub function: Option<Text>,
     /// How far into the function the address is, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,6 +25,7 @@ pub struct Frame {
     /// The source file, as the debug information has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "FILE"))]
+    #[schemars(extend("x-class" = "path"))]
     pub file: Option<Text>,
     /// The line in it, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,6 +38,7 @@ pub struct Frame {
     /// The module that the code is of; absent for code that a runtime has made.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "MODULE"))]
+    #[schemars(extend("x-class" = "path"))]
     pub module: Option<Text>,
     /// The address as linked (SVMA): with the build ID this is enough to find its
     /// line later, elsewhere.
@@ -43,12 +46,15 @@ pub struct Frame {
     pub offset: Option<Hex>,
     /// The module's build ID.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub build_id: Option<String>,
     /// `pc` for the innermost frame and one that a signal interrupted, `signal` for
     /// the frame of a signal, else `return_address`.
+    #[schemars(extend("x-class" = "word"))]
     pub kind: &'static str,
     /// How it was found: `registers`, `call_frame_info` (exact), `frame_pointer` (a
     /// guess that fits), …
+    #[schemars(extend("x-class" = "word"))]
     pub found_by: &'static str,
 }
 
@@ -57,9 +63,11 @@ pub struct Frame {
 pub struct Inlined {
     /// Its name, demangled.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     pub function: Option<Text>,
     /// The source file.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub file: Option<Text>,
     /// The line in it, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -22,6 +22,7 @@ pub struct Contended {
     pub address: Hex,
     /// `mutex`, `rwlock`, `thread`, …, as in `wait.futex.lock`.
     #[serde(rename = "type")]
+    #[schemars(extend("x-class" = "word"))]
     pub kind: &'static str,
     /// Who holds it, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,14 +35,18 @@ pub struct Contended {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Finding {
     /// What kind it is: `deadlock`.
+    #[schemars(extend("x-class" = "word"))]
     pub id: &'static str,
     /// `fail`; `warn` where one of the threads gives up after a while.
+    #[schemars(extend("x-class" = "word"))]
     pub level: &'static str,
     /// In words.
+    #[schemars(extend("x-class" = "text"))]
     pub message: String,
     /// The threads, each of which waits for the next and the last for the first.
     pub evidence: Vec<Party>,
     /// What can be done about it.
+    #[schemars(extend("x-class" = "word"))]
     pub remedy: &'static str,
 }
 
@@ -51,6 +56,7 @@ pub struct Party {
     /// Thread ID.
     pub tid: u32,
     /// Its name (`comm`).
+    #[schemars(extend("x-class" = "name"))]
     pub name: Text,
     /// What it waits for.
     pub lock: Lock,

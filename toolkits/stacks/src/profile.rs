@@ -36,7 +36,7 @@ pub struct Options {
     /// For how long to look
     #[arg(long = "for", value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     #[serde(rename = "for", serialize_with = "as_text")]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("x-class" = "id"))]
     duration: Duration,
     /// How often a second to look; less often where the budget asks for it
     #[arg(long, value_name = "N", default_value_t = 49, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -64,6 +64,7 @@ pub struct Row {
     /// `on_cpu`: it ran, or waited for a processor. `off_cpu`: it waited for something
     /// else.
     #[schemars(extend("x-column" = "STATE"))]
+    #[schemars(extend("x-class" = "word"))]
     pub state: &'static str,
     /// The time, summed over the threads, in microseconds.
     #[schemars(extend("x-column" = "TIME"))]
@@ -81,8 +82,10 @@ pub struct Row {
     /// The system call that it waited in.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "SYSTEM CALL"))]
+    #[schemars(extend("x-class" = "word"))]
     pub system_call: Option<Text>,
     /// How the stack was read: `no_stop`, `stopped`, or `syscall_only`, without any.
+    #[schemars(extend("x-class" = "word"))]
     pub method: &'static str,
     /// Whether it reaches the outermost frame, with no frame guessed.
     pub complete: bool,
@@ -97,6 +100,7 @@ pub struct Thread {
     /// Thread ID.
     pub tid: u32,
     /// Its name (`comm`), as it was at first.
+    #[schemars(extend("x-class" = "name"))]
     pub name: Text,
 }
 
@@ -104,6 +108,7 @@ pub struct Thread {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Module {
     /// Its path.
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// Where its code starts (AVMA).
     pub start: Hex,
@@ -113,6 +118,7 @@ pub struct Module {
     pub file_offset: Hex,
     /// Its build ID.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub build_id: Option<String>,
 }
 
@@ -147,6 +153,7 @@ pub struct Summary {
     /// Looks that came later than asked for, to stay within the budget.
     pub delayed_ticks: u64,
     /// Why it ended: `time`, `timeout`, `signal`, `target_exited`.
+    #[schemars(extend("x-class" = "word"))]
     pub ended: &'static str,
     /// The modules that stand in the frames, by address.
     pub modules: Vec<Module>,

@@ -52,7 +52,7 @@ pub struct Options {
     /// For how long threads may be held in all; one alone for 50 ms at most
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "as_text")]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("x-class" = "id"))]
     stop_budget: Duration,
     /// Only threads that wait for a lock or hold one, and who waits for whom
     #[arg(long)]

@@ -32,6 +32,7 @@ pub struct Wait {
     /// opened), `semaphore` and `message_queue` (System V), `restarted_call` (after a
     /// stop; the kernel does not tell which).
     #[serde(rename = "type")]
+    #[schemars(extend("x-class" = "word"))]
     pub kind: &'static str,
     /// The futex.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,6 +55,7 @@ pub struct Wait {
     pub signals: Vec<u32>,
     /// The path that is being opened.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub path: Option<Text>,
     /// The ID of the System V semaphore set or message queue.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,6 +68,7 @@ pub struct Futex {
     /// Its address (AVMA).
     pub address: Hex,
     /// `wait`, `wait_bitset`, `lock_pi`, `lock_pi2`, `wait_requeue_pi`, or `other`.
+    #[schemars(extend("x-class" = "word"))]
     pub operation: &'static str,
     /// Whether it is only this process's.
     pub private: bool,
@@ -126,9 +129,11 @@ pub struct Descriptor {
     /// What is waited for: `read`, `write`, `priority`, `hang_up`; absent where the
     /// call itself says it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-class" = "word"))]
     pub events: Vec<&'static str>,
     /// What the descriptor is open on (`/proc/PID/fd`).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub target: Option<Text>,
     /// A socket: protocol, addresses, state, queues, as in `sockets`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -157,6 +162,7 @@ pub struct Timeout {
     pub absolute: bool,
     /// The clock: `realtime`, `monotonic`, `boottime`, …
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub clock: Option<&'static str>,
 }
 
@@ -208,6 +214,7 @@ fn pair(address: u64, read: &mut Read<'_>) -> Option<(i64, i64)> {
 pub struct Child {
     /// `any`, `pid`, `group` (any of that process group), `pidfd`, `vfork` (until it
     /// calls execve(2) or ends).
+    #[schemars(extend("x-class" = "word"))]
     pub which: &'static str,
     /// The process, or the process group, as the target's pid namespace numbers it.
     #[serde(skip_serializing_if = "Option::is_none")]

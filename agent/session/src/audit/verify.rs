@@ -50,6 +50,7 @@ pub enum Verdict {
 pub struct Verified {
     /// The session it belongs to.
     #[schemars(extend("x-column" = "SESSION"))]
+    #[schemars(extend("x-class" = "name"))]
     pub session: String,
     /// Whole, truncated or tampered with.
     #[schemars(extend("x-column" = "VERDICT"))]
@@ -71,11 +72,13 @@ pub struct Verified {
     pub fault: Option<Fault>,
     /// The same for a person.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-column" = "WHY"))]
+    #[schemars(extend("x-column" = "WHY", "x-class" = "text"))]
     pub why: Option<String>,
     /// The hash of the last good record.
+    #[schemars(extend("x-class" = "id"))]
     pub head: String,
     /// The public key that the chain begins with.
+    #[schemars(extend("x-class" = "id"))]
     pub key: String,
     /// Whether the witness saw this very chain; absent where none was given.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -27,13 +27,16 @@ pub struct Named {
     pub address: Option<Hex>,
     /// Its name, as the file has it.
     #[schemars(extend("x-column" = "NAME"))]
+    #[schemars(extend("x-class" = "name"))]
     pub name: Text,
     /// Its name as in the source of a C++ or Rust program.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     pub demangled: Option<Text>,
     /// Its version (`GLIBC_2.34`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "VERSION"))]
+    #[schemars(extend("x-class" = "id"))]
     pub version: Option<Text>,
     /// Whether a program that is linked now gets this version; absent without one,
     /// and for one that is not defined here.
@@ -46,13 +49,16 @@ pub struct Named {
     /// `other`.
     #[serde(rename = "type")]
     #[schemars(extend("x-column" = "TYPE"))]
+    #[schemars(extend("x-class" = "word"))]
     pub kind: &'static str,
     /// `local`, `global`, `weak`, `unique`, `other`.
     #[schemars(extend("x-column" = "BINDING"))]
+    #[schemars(extend("x-class" = "word"))]
     pub binding: &'static str,
     /// Whether it is defined here, and not taken from another module.
     pub defined: bool,
     /// The table that has it: `dynsym`, `symtab` (and not `dynsym`), `dynamic`.
+    #[schemars(extend("x-class" = "word"))]
     pub table: &'static str,
 }
 
@@ -68,10 +74,12 @@ pub struct Located {
     /// The section that it lies in.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "SECTION"))]
+    #[schemars(extend("x-class" = "word"))]
     pub section: Option<Text>,
     /// The function that it lies in.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "FUNCTION"))]
+    #[schemars(extend("x-class" = "name"))]
     pub function: Option<Text>,
     /// Its bytes behind the start of that function.
     #[serde(skip_serializing_if = "Option::is_none")]

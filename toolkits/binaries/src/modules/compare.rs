@@ -59,9 +59,11 @@ pub struct Comparison {
 pub struct Difference {
     /// Its path.
     #[schemars(extend("x-column" = "PATH"))]
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// `added` (it is here and not in the other capture), `removed`, `changed`.
     #[schemars(extend("x-column" = "CHANGE"))]
+    #[schemars(extend("x-class" = "word"))]
     pub change: &'static str,
     /// What changed of it, in the order of the fields of a row.
     #[schemars(extend("x-column" = "FIELDS"))]
@@ -74,6 +76,7 @@ pub struct Difference {
 pub struct Field {
     /// Its key.
     #[schemars(extend("x-column" = "FIELD"))]
+    #[schemars(extend("x-class" = "word"))]
     pub field: &'static str,
     /// In the other capture, as JSON.
     #[schemars(extend("x-column" = "BEFORE"))]

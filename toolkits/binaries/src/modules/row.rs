@@ -19,6 +19,7 @@ use crate::provenance::runtime::Runtime;
 pub struct Row {
     /// Its path in the target's mount namespace.
     #[schemars(extend("x-column" = "PATH"))]
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// The lowest address that it is mapped at (AVMA), in the first of its
     /// processes.
@@ -30,22 +31,28 @@ pub struct Row {
     /// GNU build ID, in hex; absent if it was linked without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "BUILD ID"))]
+    #[schemars(extend("x-class" = "id"))]
     pub build_id: Option<String>,
     /// Go's own build ID.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub go_build_id: Option<Text>,
     /// `pie`, `static_pie`, `executable`, `static`, `shared`, `relocatable`, `core`.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "TYPE"))]
+    #[schemars(extend("x-class" = "word"))]
     pub kind: Option<&'static str>,
     /// Instruction set, as ELF names it: `x86_64`, `aarch64`, …
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub machine: Option<String>,
     /// The dynamic loader that it asks for (PT_INTERP).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub interpreter: Option<Text>,
     /// The name that it is linked by (DT_SONAME).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     pub soname: Option<Text>,
     /// How it came to be mapped: `executable`, `interpreter` (the dynamic loader),
     /// `preload` (LD_PRELOAD or /etc/ld.so.preload), `needed` (by one of these,
@@ -53,21 +60,25 @@ pub struct Row {
     /// where the executable is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "LOADED"))]
+    #[schemars(extend("x-class" = "word"))]
     pub loaded: Option<&'static str>,
     /// The libraries that it asks for (DT_NEEDED), in its own order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub needed: Option<Vec<Needed>>,
     /// Where these are looked for first (DT_RPATH).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub rpath: Option<Text>,
     /// Where these are looked for (DT_RUNPATH).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub runpath: Option<Text>,
     /// The symbol versions that it requires (`.gnu.version_r`), in its own order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub versions_required: Option<Vec<Requirement>>,
     /// The symbol versions that it defines (`.gnu.version_d`), in its own order.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub versions_defined: Option<Vec<Text>>,
     /// How many symbols it takes from other modules.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,15 +91,18 @@ pub struct Row {
     /// What debug data it has or points to: any of `debug_info`, `debug_link`,
     /// `mini_debug_info`, `go_function_table`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub debug: Option<Vec<&'static str>>,
     /// The name of the file that holds its debug data (`.gnu_debuglink`).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub debug_link: Option<Text>,
     /// The file with its debug data, where the target has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub debug_file: Option<DebugFile>,
     /// What compilers and linkers wrote into it (`.comment`).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     pub compilers: Option<Vec<Text>>,
     /// Hardening.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,10 +130,12 @@ pub struct Row {
     pub size_bytes: Option<u64>,
     /// SHA-256 of its file, in hex: with `--hash`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub sha256: Option<String>,
     /// Bytes of address space that it is mapped to.
     pub mapped_bytes: u64,
     /// Device of the file as `/proc/PID/maps` has it, `major:minor`.
+    #[schemars(extend("x-class" = "id"))]
     pub device: String,
     /// Inode of the file, as `/proc/PID/maps` has it.
     pub inode: Wide,
@@ -137,6 +153,7 @@ pub struct Row {
     pub outside_image: Option<bool>,
     /// That mount's place, if it is on one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub mount_point: Option<Text>,
     /// Its mappings that may be both written and run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -154,6 +171,7 @@ pub struct Row {
     pub addresses: Option<Vec<Located>>,
     /// Where the facts were read: `file` or `memory`; absent where they were not.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub source: Option<&'static str>,
 }
 
@@ -161,9 +179,11 @@ pub struct Row {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Needed {
     /// As it asks for it.
+    #[schemars(extend("x-class" = "name"))]
     pub name: Text,
     /// The mapped module that it got; absent where none has that name.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub path: Option<Text>,
 }
 
@@ -171,8 +191,10 @@ pub struct Needed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Requirement {
     /// The library, as the module asks for it.
+    #[schemars(extend("x-class" = "name"))]
     pub library: Text,
     /// The versions.
+    #[schemars(extend("x-class" = "id"))]
     pub versions: Vec<Text>,
 }
 
@@ -180,8 +202,10 @@ pub struct Requirement {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DebugFile {
     /// Its path in the target's mount namespace.
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// By which pointer it was found: `build_id` or `debug_link`.
+    #[schemars(extend("x-class" = "word"))]
     pub found_by: &'static str,
     /// Whether it has the module's build ID; absent where one of them has none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,6 +221,7 @@ pub struct Range {
     pub size_bytes: u64,
     /// The name that `/proc/PID/maps` gives it; absent for a nameless one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     pub name: Option<Text>,
 }
 

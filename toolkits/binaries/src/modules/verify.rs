@@ -26,11 +26,14 @@ pub struct Change {
     /// Its bytes.
     pub size_bytes: u64,
     /// The first bytes of the file, in hex.
+    #[schemars(extend("x-class" = "id"))]
     pub file: String,
     /// The first bytes in memory, in hex.
+    #[schemars(extend("x-class" = "id"))]
     pub memory: String,
     /// The function that it starts in.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     pub function: Option<Text>,
     /// Its bytes behind the start of that function.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -12,21 +12,27 @@ const MAX_FILE: usize = 64 * 1024;
 pub struct OsRelease {
     /// `debian`, `alpine`, …
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     pub id: Option<Text>,
     /// What it is like, closest first.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     pub id_like: Option<Text>,
     /// `12`, `3.20.1`, …
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub version_id: Option<Text>,
     /// The name of the release.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub version_codename: Option<Text>,
     /// For people.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     pub pretty_name: Option<Text>,
     /// The build of an image.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub image_version: Option<Text>,
 }
 

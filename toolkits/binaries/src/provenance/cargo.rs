@@ -21,13 +21,17 @@ const MAX_CRATES: usize = 20_000;
 pub struct Crate {
     /// Its name.
     #[schemars(extend("x-column" = "CRATE"))]
+    #[schemars(extend("x-class" = "name"))]
     pub name: Text,
     /// Its version.
     #[schemars(extend("x-column" = "VERSION"))]
+    #[schemars(extend("x-class" = "id"))]
     pub version: Text,
     /// Where it is from: `crates.io`, `git`, `local`, `registry`, or another URL.
+    #[schemars(extend("x-class" = "name"))]
     pub source: Text,
     /// `runtime`, or `build` for what was only used to build it.
+    #[schemars(extend("x-class" = "word"))]
     pub kind: &'static str,
     /// Whether it is the crate that was built.
     pub root: bool,

@@ -26,12 +26,15 @@ const MAX_LINES: usize = 20_000;
 pub struct Module {
     /// Its path.
     #[schemars(extend("x-column" = "MODULE"))]
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// Its version; `(devel)` where it was built from a working tree.
     #[schemars(extend("x-column" = "VERSION"))]
+    #[schemars(extend("x-class" = "id"))]
     pub version: Text,
     /// The hash of `go.sum`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub sum: Option<Text>,
     /// The module that was built in its place.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,9 +54,11 @@ pub struct Setting {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct GoBuild {
     /// The version of Go.
+    #[schemars(extend("x-class" = "id"))]
     pub go_version: Text,
     /// The package that is its `main`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub path: Option<Text>,
     /// The module of that package.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -26,9 +26,11 @@ pub struct Runtime {
     /// `cpython`, `openjdk`, `node`, `ruby`, `php`, `dotnet`, `go`, `glibc`, `musl`,
     /// `openssl`.
     #[schemars(extend("x-column" = "RUNTIME"))]
+    #[schemars(extend("x-class" = "word"))]
     pub name: &'static str,
     /// As it writes it.
     #[schemars(extend("x-column" = "VERSION"))]
+    #[schemars(extend("x-class" = "id"))]
     pub version: Text,
 }
 

@@ -73,6 +73,7 @@ pub struct Named {
     pub size_bytes: u64,
     /// What it is for, as in the rows.
     #[schemars(extend("x-column" = "KIND"))]
+    #[schemars(extend("x-class" = "word"))]
     pub kind: &'static str,
     /// The path of its file, or else its name; absent where it has neither.
     #[serde(skip_serializing_if = "Option::is_none")]

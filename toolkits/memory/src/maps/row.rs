@@ -28,6 +28,7 @@ pub struct Row<'a> {
     /// As proc_pid_maps(5) writes them: read, write, execute, and `s` for shared
     /// or `p` for private (copied when written to).
     #[schemars(extend("x-column" = "PERM"))]
+    #[schemars(extend("x-class" = "word"))]
     pub permissions: &'static str,
     /// What it is for: `code`, `data` and `rodata` of a module (a file that is also
     /// mapped executable), any other `file`, `heap` (brk(2)), `stack` (the main
@@ -36,6 +37,7 @@ pub struct Row<'a> {
     /// file), `memfd`, `shared_memory`, `device`, `anon_inode`, `vdso`, `vvar`,
     /// `vsyscall`, `special` (another of the kernel's), `anonymous`.
     #[schemars(extend("x-column" = "KIND"))]
+    #[schemars(extend("x-class" = "word"))]
     pub kind: &'static str,
     /// The threads whose stack pointers lie in it, sorted; absent where none is
     /// known to. Several share a large mapping where a runtime brings its own
@@ -161,7 +163,7 @@ macro_rules! words {
                 true
             }
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({"type": "array", "items": {"type": "string"}})
+                json_schema!({"type": "array", "items": {"type": "string", "x-class": "word"}})
             }
         }
     };

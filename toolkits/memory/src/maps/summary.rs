@@ -45,6 +45,7 @@ pub struct Summary {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct OfKind {
     /// The kind.
+    #[schemars(extend("x-class" = "word"))]
     pub kind: &'static str,
     /// How much it is.
     #[serde(flatten)]
@@ -115,15 +116,18 @@ impl Share {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Finding {
     /// Which check.
+    #[schemars(extend("x-class" = "word"))]
     pub id: &'static str,
     /// `pass` where no mapping fails it, else `warn` or `info`; `unknown` where it
     /// needs figures that could not be read.
+    #[schemars(extend("x-class" = "word"))]
     pub level: &'static str,
     /// How many mappings fail it.
     pub mappings: u64,
     /// Their size.
     pub size_bytes: u64,
     /// What it means.
+    #[schemars(extend("x-class" = "word"))]
     pub message: &'static str,
 }
 

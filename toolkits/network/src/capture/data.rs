@@ -10,10 +10,12 @@ use serde::Serialize;
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct Packets {
     /// The interface, or `any`.
+    #[schemars(extend("x-class" = "name"))]
     pub interface: Text,
     /// What each packet begins with (`ethernet`, `linux_sll2`, `raw`, …); absent
     /// when nothing was captured.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub link_type: Option<&'static str>,
     /// The filter, as it was given.
     pub filter: Text,
@@ -75,12 +77,14 @@ pub struct Instruction {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Interface {
     /// Its name.
+    #[schemars(extend("x-class" = "host"))]
     pub name: Text,
     /// Whether it is up.
     pub up: bool,
     /// Whether it is the loopback interface.
     pub loopback: bool,
     /// Its addresses, sorted.
+    #[schemars(extend("x-class" = "host"))]
     pub addresses: Vec<String>,
 }
 
@@ -91,6 +95,7 @@ pub struct Owner {
     pub pid: u32,
     /// Its name (`comm`).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "host"))]
     pub name: Option<Text>,
 }
 
@@ -99,17 +104,20 @@ pub struct Owner {
 pub struct Flow {
     /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, …; `other` for the rest.
     #[schemars(extend("x-column" = "PROTOCOL"))]
+    #[schemars(extend("x-class" = "word"))]
     pub protocol: &'static str,
     /// Its number (IANA protocol numbers).
     pub ip_protocol: u8,
     /// The end that asked first.
     #[schemars(extend("x-column" = "CLIENT"))]
+    #[schemars(extend("x-class" = "host"))]
     pub client_address: String,
     /// Its port; 0 where there are none.
     #[schemars(extend("x-column" = "PORT"))]
     pub client_port: u16,
     /// The other end.
     #[schemars(extend("x-column" = "SERVER"))]
+    #[schemars(extend("x-class" = "host"))]
     pub server_address: String,
     /// Its port.
     #[schemars(extend("x-column" = "PORT"))]
@@ -122,6 +130,7 @@ pub struct Flow {
     pub vlan: Option<u16>,
     /// The innermost tunnel: `ip`, `gre`, `vxlan`, `geneve`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub tunnel: Option<&'static str>,
     /// Its key or network identifier.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,6 +162,7 @@ pub struct Flow {
     /// `reset`, `closing`, `closed`; only of TCP.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "STATE"))]
+    #[schemars(extend("x-class" = "word"))]
     pub state: Option<&'static str>,
     /// From the last SYN to the acknowledgment that ends the handshake.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -196,6 +206,7 @@ pub struct Tcp {
     pub syn_ack_us: Option<u64>,
     /// Who reset it: `client` or `server`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub reset_by: Option<&'static str>,
     /// The client's end.
     pub client: End,
@@ -246,18 +257,23 @@ pub struct Times {
 pub struct Tls {
     /// The server that the client asked for (SNI).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "host"))]
     pub server_name: Option<Text>,
     /// The highest version that the client offers.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub offered_version: Option<&'static str>,
     /// The version that the server has chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub version: Option<&'static str>,
     /// The first application protocol that the client offers.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub offered_alpn: Option<Text>,
     /// The one that the server has chosen, where that is not encrypted.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub alpn: Option<Text>,
     /// Alerts, in their order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -268,10 +284,13 @@ pub struct Tls {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Alert {
     /// Who sent it: `client` or `server`.
+    #[schemars(extend("x-class" = "word"))]
     pub from: &'static str,
     /// `warning` or `fatal`.
+    #[schemars(extend("x-class" = "word"))]
     pub level: &'static str,
     /// What it says (RFC 8446, section 6).
+    #[schemars(extend("x-class" = "word"))]
     pub description: &'static str,
     /// Its number.
     pub number: u8,
@@ -292,6 +311,7 @@ pub struct Mtu {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct IcmpError {
     /// What kind of error.
+    #[schemars(extend("x-class" = "word"))]
     pub error: &'static str,
     /// ICMP type.
     #[serde(rename = "type")]
@@ -299,21 +319,25 @@ pub struct IcmpError {
     /// ICMP code.
     pub code: u8,
     /// Who reported it.
+    #[schemars(extend("x-class" = "host"))]
     pub reporter_address: String,
     /// The packet that it is about: from where.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "host"))]
     pub source_address: Option<String>,
     /// From which port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_port: Option<u16>,
     /// To where.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "host"))]
     pub destination_address: Option<String>,
     /// To which port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination_port: Option<u16>,
     /// Its protocol.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub protocol: Option<&'static str>,
     /// The MTU that it gives, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -335,11 +359,14 @@ pub struct Dns {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Question {
     /// The name asked for, in lower case.
+    #[schemars(extend("x-class" = "host"))]
     pub name: Text,
     /// The type asked for.
     #[serde(rename = "type")]
+    #[schemars(extend("x-class" = "word"))]
     pub kind: String,
     /// Who was asked.
+    #[schemars(extend("x-class" = "host"))]
     pub server_address: String,
     /// How often, repetitions included.
     pub queries: u64,
@@ -361,10 +388,13 @@ pub struct Question {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Search {
     /// The name that was meant.
+    #[schemars(extend("x-class" = "host"))]
     pub name: Text,
     /// Who asked.
+    #[schemars(extend("x-class" = "host"))]
     pub client_address: String,
     /// The domains in which it does not exist.
+    #[schemars(extend("x-class" = "host"))]
     pub domains: Vec<Text>,
     /// Queries that were for nothing.
     pub wasted_queries: u64,
@@ -376,16 +406,20 @@ pub struct Exchange {
     /// When, in microseconds since the capture's first packet.
     pub first_us: u64,
     /// The client.
+    #[schemars(extend("x-class" = "host"))]
     pub client_address: String,
     /// Its port.
     pub client_port: u16,
     /// The server.
+    #[schemars(extend("x-class" = "host"))]
     pub server_address: String,
     /// Its port.
     pub server_port: u16,
     /// The method.
+    #[schemars(extend("x-class" = "word"))]
     pub method: &'static str,
     /// The target, with `*` for each value in its query.
+    #[schemars(extend("x-class" = "url"))]
     pub target: Text,
     /// The names of the header fields, in their order. Their values are not kept.
     pub fields: Vec<Text>,
@@ -402,12 +436,15 @@ pub struct Exchange {
 pub struct Summary {
     /// Why it ended: `time`, `max_packets`, `max_bytes`, `signal`, `target_exited`,
     /// `timeout`, `output_closed`, `interface_lost`.
+    #[schemars(extend("x-class" = "word"))]
     pub ended: &'static str,
     /// The signal, if one ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub signal: Option<&'static str>,
     /// The time of the first packet (RFC 3339, UTC).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub first_time: Option<String>,
     /// From the first packet to the last, in microseconds.
     pub duration_us: u64,

@@ -22,9 +22,11 @@ pub struct Options {
     pub(crate) for_us: u64,
     /// Which packets (pcap-filter(7)), with numbers for addresses and ports
     #[arg(long, short, default_value = "", value_name = "EXPRESSION", value_parser = filter)]
+    #[schemars(extend("x-class" = "text"))]
     pub(crate) filter: String,
     /// On which interface
     #[arg(long, short, default_value = capture::ANY, value_name = "NAME")]
+    #[schemars(extend("x-class" = "name"))]
     pub(crate) interface: String,
     /// The most that is looked at of a packet [default: 2048, with --payload 262144]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=LARGEST_SNAPLEN as i64))]

@@ -33,6 +33,7 @@ pub struct Followed {
     /// `opened` (and still there at the end), `closed` (and there at the start), or
     /// `opened_and_closed`.
     #[schemars(extend("x-column" = "EVENT"))]
+    #[schemars(extend("x-class" = "word"))]
     pub event: &'static str,
     /// When it was first seen, in microseconds after the start; absent if it was
     /// there at the start.
@@ -45,6 +46,7 @@ pub struct Followed {
     pub closed_us: Option<u64>,
     /// The states in which it was seen, as they followed each other, 12 at the most.
     #[schemars(extend("x-column" = "STATES"))]
+    #[schemars(extend("x-class" = "word"))]
     pub states: Vec<&'static str>,
 }
 
@@ -56,6 +58,7 @@ pub struct Follow {
     /// How many times the tables were read.
     pub looks: u64,
     /// Why it ended: `time`, `timeout` (of the command), `signal`, `target_exited`.
+    #[schemars(extend("x-class" = "word"))]
     pub ended: &'static str,
     /// Sockets that were not there at the start.
     pub opened: u64,

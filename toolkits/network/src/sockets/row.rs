@@ -20,18 +20,22 @@ pub struct Row<'a> {
     /// `unix`, `packet`, `netlink`, `vsock`; `other` for a socket that a process
     /// holds and that stands in none of these (see `kernel_name`).
     #[schemars(extend("x-column" = "PROTOCOL"))]
+    #[schemars(extend("x-class" = "word"))]
     pub protocol: &'static str,
     /// Address family: `ipv4`, `ipv6`, `unix`, `packet`, `netlink`, `vsock`. An IPv4
     /// connection of an IPv6 socket has `ipv6`, and addresses like `::ffff:10.0.0.1`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub family: Option<&'static str>,
     /// `stream`, `datagram`, `seqpacket`, `raw`, where the protocol leaves that open.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub kind: Option<&'static str>,
     /// `established`, `syn_sent`, `syn_recv`, `fin_wait1`, `fin_wait2`, `time_wait`,
     /// `unconnected`, `close_wait`, `last_ack`, `listen`, `closing`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "STATE"))]
+    #[schemars(extend("x-class" = "word"))]
     pub state: Option<&'static str>,
     /// Bytes that were received and not yet read by the application.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,11 +73,13 @@ pub struct Row<'a> {
     /// The path that a unix socket is bound to, as the process gave it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "PATH"))]
+    #[schemars(extend("x-class" = "path"))]
     pub path: Option<Text>,
     /// The name that it is bound to in the abstract namespace (unix(7)), without
     /// the NUL byte before it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "ABSTRACT"))]
+    #[schemars(extend("x-class" = "path"))]
     pub abstract_name: Option<Text>,
     /// What became of it while it was followed; with --follow.
     #[serde(flatten)]
@@ -104,6 +110,7 @@ pub struct Row<'a> {
     pub interface_index: Option<u32>,
     /// The half that is shut down: `receive`, `send`, `both`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub shutdown: Option<&'static str>,
     /// Whether a bound IPv6 socket refuses IPv4.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,6 +144,7 @@ pub struct Row<'a> {
     /// Of a netlink socket: the name of that protocol (NETLINK_* of
     /// linux/netlink.h).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub netlink_name: Option<&'static str>,
     /// Of a netlink socket: its address, often the pid that opened it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -146,6 +154,7 @@ pub struct Row<'a> {
     pub groups: Option<agent_model::Hex>,
     /// Of `other`: what the kernel calls the protocol (`system.sockprotoname`).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub kernel_name: Option<Name>,
     /// Packets that found no room and were dropped; of TCP with `--info`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -165,6 +174,7 @@ pub struct Row<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Timer {
     /// `retransmit`, `keepalive`, `time_wait`, `zero_window_probe`.
+    #[schemars(extend("x-class" = "word"))]
     pub kind: &'static str,
     /// How often it has gone off without an answer.
     pub retries: u8,
@@ -254,7 +264,7 @@ fn short<S: Serializer>(value: impl fmt::Display, serializer: S) -> Result<S::Ok
 }
 
 macro_rules! short_text {
-    ($type:ty, $name:literal) => {
+    ($type:ty, $name:literal, $class:literal) => {
         impl Serialize for $type {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 short(self, serializer)
@@ -268,11 +278,11 @@ macro_rules! short_text {
                 true
             }
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({"type": "string"})
+                json_schema!({"type": "string", "x-class": $class})
             }
         }
     };
 }
 
-short_text!(Address, "Address");
-short_text!(Device, "Device");
+short_text!(Address, "Address", "host");
+short_text!(Device, "Device", "id");

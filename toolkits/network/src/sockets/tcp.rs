@@ -40,10 +40,12 @@ pub struct Tcp {
     pub bytes_sent: Option<u64>,
     /// The algorithm of congestion control, by its name.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub congestion_control: Option<Name>,
     /// What congestion control is at: `open`, `disorder`, `cwr` (the window was
     /// reduced), `recovery` (fast retransmission), `loss` (a timeout).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub congestion_state: Option<&'static str>,
     /// Congestion window, in segments.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,6 +106,7 @@ pub struct Tcp {
     /// What was agreed on: `timestamps`, `sack`, `window_scale`, `ecn`, `ecn_seen`,
     /// `syn_data`, `usec_timestamps`, `fast_open_child`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub options: Option<Bits>,
     /// Segments that came out of order.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -216,6 +219,7 @@ pub struct Tcp {
     pub slow_start_threshold: Option<u32>,
     /// The upper layer protocol that was put on the connection: `tls`, `mptcp`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub ulp: Option<Name>,
     /// Segments on their way that are not acknowledged.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -81,6 +81,7 @@ pub struct Watched {
     /// Its number when it was added; it may be another file's by now.
     pub fd: u32,
     /// The events, as names of epoll_ctl(2) and the rest in hex.
+    #[schemars(extend("x-class" = "word"))]
     pub events: Vec<Text>,
     /// The application's own word.
     pub data: Hex,
@@ -120,6 +121,7 @@ pub struct Mark {
 pub struct Timer {
     /// Its clock: `realtime`, `monotonic`, `boottime`, `realtime_alarm`,
     /// `boottime_alarm`, `unknown`.
+    #[schemars(extend("x-class" = "word"))]
     pub clock: &'static str,
     /// Whether it is set.
     pub armed: bool,
@@ -147,8 +149,10 @@ pub struct Pidfd {
 pub struct Lock {
     /// `flock`, `posix`, `ofd`, `lease`, `delegation`.
     #[serde(rename = "type")]
+    #[schemars(extend("x-class" = "word"))]
     pub kind: Text,
     /// `read` or `write`.
+    #[schemars(extend("x-class" = "word"))]
     pub access: Text,
     /// First byte.
     pub start: Wide,

@@ -20,10 +20,12 @@ pub struct Peer {
     pub fd: u32,
     /// Of a pipe: what it can do with it, as `access` of a row.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub access: Option<&'static str>,
     /// The process's name; absent if it has ended meanwhile.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "NAME"))]
+    #[schemars(extend("x-class" = "name"))]
     pub name: Option<Text>,
 }
 

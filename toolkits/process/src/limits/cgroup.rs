@@ -21,6 +21,7 @@ use super::pressure::{self, Pressure};
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Cgroup {
     /// `v1`, `v2`, or `hybrid`: controllers of version 1 beside a version 2 hierarchy.
+    #[schemars(extend("x-class" = "word"))]
     pub mode: &'static str,
     /// Memory.
     #[serde(skip_serializing_if = "Option::is_none")]

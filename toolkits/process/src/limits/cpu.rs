@@ -14,6 +14,7 @@ use super::parse;
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct Cpu {
     /// The group, as in `groups`.
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// Version of its hierarchy.
     pub version: u8,
@@ -39,6 +40,7 @@ pub struct Cpu {
     pub shares: Option<u64>,
     /// The CPUs that the process may run on, as a list (`Cpus_allowed_list`).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "id"))]
     pub allowed_cpus: Option<String>,
     /// How many these are.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,8 +84,10 @@ pub struct Cpu {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Ancestor {
     /// The group, as in `groups`.
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// Through whose mounts it was read, as in `groups`.
+    #[schemars(extend("x-class" = "word"))]
     pub view: &'static str,
     /// CPU time that all groups in it may use in each period, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,6 +116,7 @@ pub struct Ancestor {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Tightest {
     /// The group that has it.
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// In thousandths of a CPU.
     pub limit_millicores: u64,

@@ -22,18 +22,22 @@ pub struct Group {
     /// The controllers of a version 1 hierarchy, or its `name=…`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-column" = "CONTROLLERS"))]
+    #[schemars(extend("x-class" = "word"))]
     pub controllers: Vec<Text>,
     /// Its path below the root of our own cgroup namespace; `/..` leads out of that.
     #[schemars(extend("x-column" = "PATH"))]
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// Where its hierarchy is mounted; absent where no mount shows the group.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "MOUNT"))]
+    #[schemars(extend("x-class" = "path"))]
     pub mount_point: Option<Text>,
     /// Through whose mounts it was read: `target`, or `agent` where the target's do
     /// not show it or may not be looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "VIEW"))]
+    #[schemars(extend("x-class" = "word"))]
     pub view: Option<&'static str>,
 }
 

@@ -47,6 +47,7 @@ pub struct CpuUse {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Throttled {
     /// The group, as in `cgroup.groups`.
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// Periods in which it ran.
     pub nr_periods: u64,

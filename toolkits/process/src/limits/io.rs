@@ -17,6 +17,7 @@ use super::parse::{self, Device};
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Io {
     /// The group, as in `groups`.
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// Version of its hierarchy.
     pub version: u8,
@@ -29,6 +30,7 @@ pub struct Io {
 pub struct DeviceIo {
     /// `MAJOR:MINOR`.
     #[schemars(extend("x-column" = "DEVICE"))]
+    #[schemars(extend("x-class" = "id"))]
     pub device: String,
     /// Bytes read.
     #[serde(skip_serializing_if = "Option::is_none")]

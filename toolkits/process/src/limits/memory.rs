@@ -14,6 +14,7 @@ use super::parse;
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Memory {
     /// The group, as in `groups`.
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// Version of its hierarchy.
     pub version: u8,
@@ -183,8 +184,10 @@ pub struct Stat {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Ancestor {
     /// The group, as in `groups`.
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// Through whose mounts it was read, as in `groups`.
+    #[schemars(extend("x-class" = "word"))]
     pub view: &'static str,
     /// In use by all groups in it, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -212,6 +215,7 @@ pub struct Tightest {
     /// The group that has it; absent where it is an ancestor that cannot be seen from
     /// here (`hierarchical_limit_bytes` is lower than any limit that can).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub path: Option<Text>,
     /// The limit, in bytes.
     pub limit_bytes: Bound,

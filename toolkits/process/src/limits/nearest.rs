@@ -16,9 +16,11 @@ pub struct Near {
     /// `memory_high`, `swap`, `memory_and_swap`, `pids`, `cpu` (with `--for`) of a
     /// control group.
     #[schemars(extend("x-column" = "NAME"))]
+    #[schemars(extend("x-class" = "name"))]
     pub name: Text,
     /// `process` or `cgroup`.
     #[schemars(extend("x-column" = "OF"))]
+    #[schemars(extend("x-class" = "word"))]
     pub of: &'static str,
     /// In use.
     #[schemars(extend("x-column" = "USED"))]
@@ -29,6 +31,7 @@ pub struct Near {
     /// The unit of both: `bytes`, `files`, …; `millicores` of CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "UNIT"))]
+    #[schemars(extend("x-class" = "word"))]
     pub unit: Option<Text>,
     /// The use in thousandths of the limit.
     #[schemars(extend("x-column" = "PERMILLE"))]
@@ -36,6 +39,7 @@ pub struct Near {
     /// The control group, as in `cgroup.groups`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "GROUP"))]
+    #[schemars(extend("x-class" = "path"))]
     pub path: Option<Text>,
 }
 

@@ -14,6 +14,7 @@ use super::parse;
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Pids {
     /// The group, as in `groups`.
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// Version of its hierarchy.
     pub version: u8,
@@ -44,8 +45,10 @@ pub struct Pids {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Ancestor {
     /// The group, as in `groups`.
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// Through whose mounts it was read, as in `groups`.
+    #[schemars(extend("x-class" = "word"))]
     pub view: &'static str,
     /// Processes and threads in all groups in it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,6 +68,7 @@ pub struct Ancestor {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Tightest {
     /// The group that has it.
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// The limit.
     pub limit: u64,

@@ -14,6 +14,7 @@ use super::parse;
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Pressure {
     /// The group, as in `groups`.
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
     /// For a CPU, throttling included.
     #[serde(skip_serializing_if = "Option::is_none")]

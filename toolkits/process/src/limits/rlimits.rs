@@ -13,9 +13,11 @@ use super::parse::{self, StatusUse};
 pub struct Row {
     /// What is limited, in the kernel's words (`Max open files` is `open_files`).
     #[schemars(extend("x-column" = "LIMIT"))]
+    #[schemars(extend("x-class" = "name"))]
     pub name: Text,
     /// Its name in getrlimit(2); absent for one of a newer kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub rlimit: Option<&'static str>,
     /// How much is in use, in the unit of the limit. Absent where the kernel counts
     /// nothing (`file_size`, priorities) or does not tell (`msgqueue_size`,
@@ -28,6 +30,7 @@ pub struct Row {
     /// here: the limit of `processes` holds for all threads of the real user in its
     /// user namespace, and counted are those of the pid namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub used_is: Option<&'static str>,
     /// The limit that holds; the process may raise it up to the hard one.
     #[schemars(extend("x-column" = "SOFT"))]
@@ -39,6 +42,7 @@ pub struct Row {
     /// `signals`; absent for priorities.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "UNIT"))]
+    #[schemars(extend("x-class" = "word"))]
     pub unit: Option<Text>,
     /// The use in thousandths of the soft limit, rounded down.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,6 +53,7 @@ pub struct Row {
     /// capability that exempts it. Absent where it does, as far as can be seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "EXEMPT"))]
+    #[schemars(extend("x-class" = "word"))]
     pub exempt: Option<&'static str>,
 }
 

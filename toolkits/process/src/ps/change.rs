@@ -48,6 +48,7 @@ pub struct Named {
     /// When it started, in clock ticks since boot.
     pub start_ticks: u64,
     /// Its name.
+    #[schemars(extend("x-class" = "name"))]
     pub name: Text,
 }
 

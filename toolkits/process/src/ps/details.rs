@@ -30,6 +30,7 @@ pub struct Details {
     pub no_new_privs: Option<bool>,
     /// Seccomp mode: `none`, `strict`, `filter`, `unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub seccomp: Option<&'static str>,
     /// How many seccomp filters it has.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,17 +55,21 @@ pub struct Details {
     pub cgroups: Option<Vec<Cgroup>>,
     /// Working directory.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub cwd: Option<Text>,
     /// Root directory.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
     pub root: Option<Text>,
     /// The kernel function that it sleeps in; absent when it does not sleep, or may
     /// not be known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub wait_channel: Option<Text>,
     /// Scheduling policy: `other`, `fifo`, `round_robin`, `batch`, `idle`,
     /// `deadline`, `ext`, `unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub policy: Option<&'static str>,
     /// Priority as the kernel shows it: 20 plus the nice value, and below 0 for
     /// real-time policies.
@@ -120,6 +125,7 @@ pub struct Id {
     /// Its name in the process's own /etc/passwd or /etc/group; absent where that
     /// has none, and with --no-names.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "name"))]
     pub name: Option<Text>,
 }
 
@@ -146,6 +152,7 @@ pub struct CapabilitySet {
     /// As the kernel's bits, also those of a later kernel, which have no name here.
     pub mask: Hex,
     /// By name, in the order of the bits.
+    #[schemars(extend("x-class" = "word"))]
     pub names: Vec<&'static str>,
 }
 
@@ -153,6 +160,7 @@ pub struct CapabilitySet {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Namespace {
     /// `cgroup`, `ipc`, `mnt`, `net`, `pid`, `time`, `user`, `uts`.
+    #[schemars(extend("x-class" = "word"))]
     pub kind: &'static str,
     /// Its inode number, which names it.
     pub inode: Wide,
@@ -169,8 +177,10 @@ pub struct Cgroup {
     /// Its controllers, and `name=…` for a hierarchy that has a name; empty for
     /// version 2.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-class" = "word"))]
     pub controllers: Vec<Text>,
     /// Its path, from the root of our cgroup namespace.
+    #[schemars(extend("x-class" = "path"))]
     pub path: Text,
 }
 

@@ -18,16 +18,19 @@ pub struct Row {
     pub count: u64,
     /// `running`, `sleeping`, `disk_sleep`, `stopped`, …: as in `ps`.
     #[schemars(extend("x-column" = "STATE"))]
+    #[schemars(extend("x-class" = "word"))]
     pub state: &'static str,
     /// The system call that they wait in; absent outside of one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "SYSTEM CALL"))]
+    #[schemars(extend("x-class" = "word"))]
     pub system_call: Option<Text>,
     /// The threads, by thread ID.
     #[schemars(extend("x-column" = "THREADS"))]
     pub threads: Vec<Thread>,
     /// How the stack was read: `no_stop`, `stopped`, or `syscall_only`, without any.
     #[schemars(extend("x-column" = "METHOD"))]
+    #[schemars(extend("x-class" = "word"))]
     pub method: &'static str,
     /// Whether it reaches the outermost frame, with no frame guessed.
     #[schemars(extend("x-column" = "COMPLETE"))]
@@ -36,6 +39,7 @@ pub struct Row {
     /// `no_unwind_info`, `malformed_unwind_info`, `not_code`, `unreadable_stack`,
     /// `no_progress`; absent without a stack.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub end: Option<&'static str>,
     /// The frames, innermost first.
     #[schemars(extend("x-lines" = true))]
@@ -43,6 +47,7 @@ pub struct Row {
     /// The functions of the kernel that it is in, innermost first, as
     /// `name+offset/size`; only with `--kernel`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-class" = "word"))]
     pub kernel_frames: Vec<Text>,
 }
 
@@ -54,12 +59,14 @@ pub struct Thread {
     pub tid: u32,
     /// Its name (`comm`).
     #[schemars(extend("x-column" = "NAME"))]
+    #[schemars(extend("x-class" = "name"))]
     pub name: Text,
     /// The arguments of the system call, as its six registers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arguments: Option<[Hex; 6]>,
     /// The kernel function that it sleeps in (`wchan`).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub wait_channel: Option<Text>,
     /// What it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,6 +74,7 @@ pub struct Thread {
     /// The same in words, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-column" = "WAITS FOR"))]
+    #[schemars(extend("x-class" = "word"))]
     pub waits_for: Option<Text>,
 }
 

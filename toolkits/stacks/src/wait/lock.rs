@@ -35,6 +35,7 @@ pub struct Holder {
     /// Thread ID.
     pub tid: u32,
     /// Its name (`comm`).
+    #[schemars(extend("x-class" = "name"))]
     pub name: Text,
 }
 
@@ -44,17 +45,20 @@ pub struct Lock {
     /// `mutex`, `rwlock`, `thread` (until it ends), `condition`, `semaphore`,
     /// `barrier`, `rust_mutex`, `rust_rwlock`, `rust_condvar`, `rust_park`, `go`.
     #[serde(rename = "type")]
+    #[schemars(extend("x-class" = "word"))]
     pub kind: &'static str,
     /// Where it begins (AVMA).
     pub address: Hex,
     /// Of a mutex: `normal`, `recursive`, `error_check`, `adaptive`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub mutex_type: Option<&'static str>,
     /// Of a mutex: whether its holder inherits the waiter's priority.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority_inheritance: Option<bool>,
     /// Of a rwlock: what the thread wants to do: `read` or `write`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "word"))]
     pub wants: Option<&'static str>,
     /// Who holds it. Of `thread` the thread itself.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,264 @@
+//! What each string of an envelope is: the class of every place in a JSON Schema.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+/// The extension key by which a field or a type says what its strings are:
+/// `#[schemars(extend("x-class" = "path"))]`.
+pub use agent_model::CLASS;
+
+/// What a string is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Class {
+    /// A word of ours, or of the kernel's: one of a known set.
+    Word,
+    /// A number, a digest, a build ID, a time: it names a thing and says nothing of it.
+    Id,
+    /// Words of the target's own: what looks like a secret in them is removed.
+    #[default]
+    Text,
+    /// The name of a file or socket.
+    Path,
+    /// The name of a program, a thread, a user, a function.
+    Name,
+    /// A host or an address of one.
+    Host,
+    /// A URL, or the part of one from the path on.
+    Url,
+    /// Arguments of a program: one in each string of a list.
+    Argv,
+    /// What is never shown.
+    Secret,
+}
+
+impl Class {
+    /// The word that stands for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Word => "word",
+            Self::Id => "id",
+            Self::Text => "text",
+            Self::Path => "path",
+            Self::Name => "name",
+            Self::Host => "host",
+            Self::Url => "url",
+            Self::Argv => "argv",
+            Self::Secret => "secret",
+        }
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        const ALL: [Class; 9] = [
+            Class::Word,
+            Class::Id,
+            Class::Text,
+            Class::Path,
+            Class::Name,
+            Class::Host,
+            Class::Url,
+            Class::Argv,
+            Class::Secret,
+        ];
+        ALL.into_iter().find(|class| class.as_str() == word)
+    }
+
+    /// Whether level strict puts a pseudonym in its place. Names of programs and functions stay: without
+    /// them there is no evidence.
+    pub(super) fn is_pseudonymized(self) -> bool {
+        matches!(self, Self::Text | Self::Path | Self::Host | Self::Url)
+    }
+
+    /// Whether `text` is found on every system, and says nothing of this one.
+    pub(super) fn is_common(self, text: &str) -> bool {
+        const PLACES: [&str; 14] = [
+            "/proc/",
+            "/sys/",
+            "/dev/",
+            "/usr/",
+            "/lib",
+            "/bin/",
+            "/sbin/",
+            "/etc/ld",
+            "[",
+            "anon_inode:",
+            "socket:",
+            "pipe:",
+            "/",
+            "memfd:",
+        ];
+        match self {
+            Self::Path => PLACES.iter().any(|place| if *place == "/" { text == "/" } else { text.starts_with(place) }),
+            Self::Host => matches!(text, "127.0.0.1" | "::1" | "0.0.0.0" | "::" | "*" | "localhost"),
+            _ => text.bytes().all(|byte| byte.is_ascii_digit() || b".:,-+ ".contains(&byte)),
+        }
+    }
+}
+
+/// A place in an envelope; an index into [`Classes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Node(usize);
+
+/// The classes of one kind of envelope.
+#[derive(Debug, Default)]
+pub struct Classes {
+    places: Vec<Place>,
+    root: usize,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Place {
+    class: Class,
+    fields: Vec<(String, usize)>,
+    /// Items of a list, or values of a map.
+    items: Option<usize>,
+}
+
+impl Classes {
+    /// Those of `schema`, a JSON Schema with [`CLASS`] at its strings.
+    pub fn of(schema: &Value) -> Self {
+        let mut classes = Self::default();
+        classes.root = classes.place(schema, schema, &mut HashMap::new(), None, 0);
+        classes
+    }
+
+    /// The whole envelope.
+    pub fn root(&self) -> Node {
+        Node(self.root)
+    }
+
+    /// The place of `field` in `node`; what no schema tells is text.
+    pub fn field(&self, node: Option<Node>, field: &str) -> Option<Node> {
+        let place = self.places.get(node?.0)?;
+        place.fields.iter().find(|(name, _)| name == field).map(|(_, index)| Node(*index)).or(place.items.map(Node))
+    }
+
+    /// The place of the items of the list at `node`.
+    pub fn items(&self, node: Option<Node>) -> Option<Node> {
+        self.places.get(node?.0)?.items.map(Node)
+    }
+
+    /// The class of the strings at `node`.
+    pub fn class(&self, node: Option<Node>) -> Class {
+        node.and_then(|node| self.places.get(node.0)).map_or(Class::Text, |place| place.class)
+    }
+
+    fn place(
+        &mut self,
+        root: &Value,
+        schema: &Value,
+        known: &mut HashMap<String, usize>,
+        inherited: Option<Class>,
+        depth: usize,
+    ) -> usize {
+        let own = schema.get(CLASS).and_then(Value::as_str).and_then(Class::of).or(inherited);
+        let reference = schema.get("$ref").and_then(Value::as_str);
+        let key = reference.map(|name| format!("{name} {own:?}"));
+        if let Some(index) = key.as_ref().and_then(|key| known.get(key)) {
+            return *index;
+        }
+        let index = self.places.len();
+        self.places.push(Place::default());
+        if let Some(key) = key {
+            known.insert(key, index);
+        }
+        let mut place = Place { class: own.unwrap_or_else(|| class_of(schema)), ..Place::default() };
+        if depth < 64 {
+            let target = reference.and_then(|name| root.pointer(name.trim_start_matches('#')));
+            let alternatives = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|key| schema.get(key)?.as_array());
+            for other in target.into_iter().chain(alternatives.flatten()) {
+                let from = self.place(root, other, known, own, depth + 1);
+                self.merge(&mut place, from, own);
+            }
+            for (name, field) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+                let field = self.place(root, field, known, None, depth + 1);
+                place.fields.push((name.clone(), field));
+            }
+            for name in ["items", "additionalProperties", "prefixItems", "contains"] {
+                let items = schema.get(name).map(|items| items.get(0).unwrap_or(items));
+                if let Some(items) = items.filter(|items| items.is_object()) {
+                    place.items = Some(self.place(root, items, known, own, depth + 1));
+                }
+            }
+        }
+        // A class said of any value at all holds for all that is in it.
+        if own.is_some() && place.items.is_none() && place.fields.is_empty() {
+            place.items = Some(index);
+        }
+        self.places[index] = place;
+        index
+    }
+
+    /// Adds what an alternative of a place says to it: the more careful of two classes.
+    fn merge(&self, place: &mut Place, from: usize, own: Option<Class>) {
+        let other = &self.places[from];
+        if own.is_none() && rank(other.class) > rank(place.class) {
+            place.class = other.class;
+        }
+        for (name, index) in &other.fields {
+            match place.fields.iter_mut().find(|(known, _)| known == name) {
+                Some((_, before)) if rank(self.places[*before].class) < rank(self.places[*index].class) => {
+                    *before = *index;
+                }
+                Some(_) => {}
+                None => place.fields.push((name.clone(), *index)),
+            }
+        }
+        place.items = place.items.or(other.items);
+    }
+}
+
+fn rank(class: Class) -> u8 {
+    match class {
+        Class::Word => 0,
+        Class::Id => 1,
+        Class::Name => 2,
+        Class::Host => 3,
+        Class::Path => 4,
+        Class::Text | Class::Url => 5,
+        Class::Argv => 6,
+        Class::Secret => 7,
+    }
+}
+
+/// The class of a schema that names none: what it lists, and what is no string, needs none.
+fn class_of(schema: &Value) -> Class {
+    let is_string = schema.get("type").is_some_and(|kind| {
+        kind == "string" || kind.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "string"))
+    });
+    if is_string && !is_closed(schema) { Class::Text } else { Class::Word }
+}
+
+/// Whether the strings of `schema` are listed in it, or of a known shape.
+fn is_closed(schema: &Value) -> bool {
+    ["enum", "const", "pattern", "format"].iter().any(|key| schema.get(key).is_some())
+}
+
+/// The places in `schema` whose strings have no class: as JSON pointers into the schema.
+pub fn unclassified(schema: &Value) -> Vec<String> {
+    fn walk(schema: &Value, at: &str, inherited: bool, found: &mut Vec<String>) {
+        let has = inherited || schema.get(CLASS).and_then(Value::as_str).is_some_and(|word| Class::of(word).is_some());
+        if !has && class_of(schema) == Class::Text {
+            found.push(at.to_owned());
+        }
+        for key in ["anyOf", "oneOf", "allOf", "prefixItems"] {
+            for (index, other) in schema.get(key).and_then(Value::as_array).into_iter().flatten().enumerate() {
+                walk(other, &format!("{at}/{key}/{index}"), has, found);
+            }
+        }
+        for key in ["items", "additionalProperties"] {
+            if let Some(items) = schema.get(key).filter(|items| items.is_object()) {
+                walk(items, &format!("{at}/{key}"), has, found);
+            }
+        }
+        for (name, field) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            walk(field, &format!("{at}/properties/{name}"), false, found);
+        }
+    }
+    let mut found = Vec::new();
+    walk(schema, "", false, &mut found);
+    for (name, definition) in schema.get("$defs").and_then(Value::as_object).into_iter().flatten() {
+        walk(definition, &format!("/$defs/{name}"), false, &mut found);
+    }
+    found
+}

@@ -1,0 +1,328 @@
+//! Serializing through redaction: every string passes, with the class of its place.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Display;
+
+use agent_model::{Data, Shown};
+use serde::ser::{self, Serialize, Serializer};
+
+use super::{Argv, Class, Classes, Node, Redactor};
+
+/// A value that is serialized as it may be shown.
+pub struct Redacted<'a, T: ?Sized> {
+    value: &'a T,
+    how: How<'a>,
+}
+
+/// What is known at one place.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    redactor: &'a Redactor,
+    classes: &'a Classes,
+    node: Option<Node>,
+    /// The arguments before, in a list of them.
+    argv: Option<&'a RefCell<Argv>>,
+    /// Takes the key of a map.
+    key: Option<&'a Cell<Option<Node>>>,
+}
+
+impl<'a, T: ?Sized> Redacted<'a, T> {
+    /// `value`, which stands at `node`.
+    pub fn new(value: &'a T, redactor: &'a Redactor, classes: &'a Classes, node: Option<Node>) -> Self {
+        Self { value, how: How { redactor, classes, node, argv: None, key: None } }
+    }
+}
+
+impl<T: Serialize + ?Sized> Serialize for Redacted<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.how.redactor.level() == agent_model::RedactionLevel::Off {
+            return self.value.serialize(serializer);
+        }
+        self.value.serialize(Filter { inner: serializer, how: self.how })
+    }
+}
+
+/// The same, that counts anew what is removed each time it is serialized: a digest may take it twice.
+pub struct Counted<'a, T: ?Sized>(pub Redacted<'a, T>);
+
+impl<T: Serialize + ?Sized> Serialize for Counted<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.how.redactor.restart();
+        self.0.serialize(serializer)
+    }
+}
+
+/// Data of a command that is shown through redaction.
+impl Shown for Redacted<'_, dyn Data> {
+    fn row_count(&self) -> Option<usize> {
+        self.value.row_count()
+    }
+
+    fn row(&self, index: usize) -> Option<Box<dyn erased_serde::Serialize + '_>> {
+        let classes = self.how.classes;
+        let node = classes.items(classes.field(self.how.node, "rows"));
+        let row = self.value.row(index)?;
+        Some(Box::new(Row { row, redactor: self.how.redactor, classes, node }))
+    }
+
+    fn summary(&self) -> Option<Box<dyn erased_serde::Serialize + '_>> {
+        let node = self.how.classes.field(self.how.node, "summary");
+        let row = self.value.summary()?;
+        Some(Box::new(Row { row, redactor: self.how.redactor, classes: self.how.classes, node }))
+    }
+
+    fn page(&self, width: usize) -> Option<String> {
+        // Sentences are made of what was redacted before they were; a name may still stand in one.
+        let page = self.value.page(width)?;
+        let lines =
+            page.split_inclusive('\n').map(|line| super::scrubbed(self.how.redactor.level(), line).into_owned());
+        Some(lines.collect())
+    }
+}
+
+struct Row<'a> {
+    row: &'a dyn erased_serde::Serialize,
+    redactor: &'a Redactor,
+    classes: &'a Classes,
+    node: Option<Node>,
+}
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Redacted::new(self.row, self.redactor, self.classes, self.node).serialize(serializer)
+    }
+}
+
+struct Filter<'a, S> {
+    inner: S,
+    how: How<'a>,
+}
+
+impl<'a> How<'a> {
+    fn at(self, node: Option<Node>) -> Self {
+        Self { node, argv: None, key: None, ..self }
+    }
+
+    fn field(self, name: &str) -> Self {
+        self.at(self.classes.field(self.node, name))
+    }
+
+    fn wrap<'b, T: ?Sized>(self, value: &'b T) -> Redacted<'b, T>
+    where
+        'a: 'b,
+    {
+        Redacted { value, how: self }
+    }
+}
+
+macro_rules! pass {
+    ($($name:ident: $type:ty),*) => {
+        $(fn $name(self, value: $type) -> Result<S::Ok, S::Error> {
+            self.inner.$name(value)
+        })*
+    };
+}
+
+impl<'a, S: Serializer> Serializer for Filter<'a, S> {
+    type Ok = S::Ok;
+    type Error = S::Error;
+    type SerializeSeq = Seq<'a, S::SerializeSeq>;
+    type SerializeTuple = Seq<'a, S::SerializeTuple>;
+    type SerializeTupleStruct = Seq<'a, S::SerializeTupleStruct>;
+    type SerializeTupleVariant = Seq<'a, S::SerializeTupleVariant>;
+    type SerializeMap = Members<'a, S::SerializeMap>;
+    type SerializeStruct = Members<'a, S::SerializeStruct>;
+    type SerializeStructVariant = Members<'a, S::SerializeStructVariant>;
+
+    pass!(
+        serialize_bool: bool, serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64,
+        serialize_i128: i128, serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64,
+        serialize_u128: u128, serialize_f32: f32, serialize_f64: f64, serialize_char: char, serialize_bytes: &[u8]
+    );
+
+    fn serialize_str(self, text: &str) -> Result<S::Ok, S::Error> {
+        let How { redactor, classes, node, argv, key } = self.how;
+        if let Some(found) = key {
+            found.set(classes.field(node, text));
+            return self.inner.serialize_str(&redactor.text(Class::Name, text));
+        }
+        let shown = match (classes.class(node), argv) {
+            (Class::Argv, Some(argv)) => redactor.argument(&mut argv.borrow_mut(), text),
+            (Class::Argv, None) => redactor.argument(&mut Argv::default(), text),
+            (class, _) => redactor.text(class, text),
+        };
+        self.inner.serialize_str(&shown)
+    }
+
+    fn collect_str<T: ?Sized + Display>(self, value: &T) -> Result<S::Ok, S::Error> {
+        match self.how.classes.class(self.how.node) {
+            Class::Word | Class::Id if self.how.key.is_none() => self.inner.collect_str(value),
+            _ => self.serialize_str(&value.to_string()),
+        }
+    }
+
+    fn serialize_none(self) -> Result<S::Ok, S::Error> {
+        self.inner.serialize_none()
+    }
+
+    fn serialize_some<T: ?Sized + Serialize>(self, value: &T) -> Result<S::Ok, S::Error> {
+        self.inner.serialize_some(&self.how.wrap(value))
+    }
+
+    fn serialize_unit(self) -> Result<S::Ok, S::Error> {
+        self.inner.serialize_unit()
+    }
+
+    fn serialize_unit_struct(self, name: &'static str) -> Result<S::Ok, S::Error> {
+        self.inner.serialize_unit_struct(name)
+    }
+
+    fn serialize_unit_variant(self, name: &'static str, index: u32, variant: &'static str) -> Result<S::Ok, S::Error> {
+        self.inner.serialize_unit_variant(name, index, variant)
+    }
+
+    fn serialize_newtype_struct<T: ?Sized + Serialize>(self, name: &'static str, value: &T) -> Result<S::Ok, S::Error> {
+        self.inner.serialize_newtype_struct(name, &self.how.wrap(value))
+    }
+
+    fn serialize_newtype_variant<T: ?Sized + Serialize>(
+        self,
+        name: &'static str,
+        index: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result<S::Ok, S::Error> {
+        self.inner.serialize_newtype_variant(name, index, variant, &self.how.field(variant).wrap(value))
+    }
+
+    fn serialize_seq(self, length: Option<usize>) -> Result<Self::SerializeSeq, S::Error> {
+        Ok(Seq::new(self.inner.serialize_seq(length)?, self.how))
+    }
+
+    fn serialize_tuple(self, length: usize) -> Result<Self::SerializeTuple, S::Error> {
+        Ok(Seq::new(self.inner.serialize_tuple(length)?, self.how))
+    }
+
+    fn serialize_tuple_struct(self, name: &'static str, length: usize) -> Result<Self::SerializeTupleStruct, S::Error> {
+        Ok(Seq::new(self.inner.serialize_tuple_struct(name, length)?, self.how))
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        name: &'static str,
+        index: u32,
+        variant: &'static str,
+        length: usize,
+    ) -> Result<Self::SerializeTupleVariant, S::Error> {
+        let how = self.how.field(variant);
+        Ok(Seq::new(self.inner.serialize_tuple_variant(name, index, variant, length)?, how))
+    }
+
+    fn serialize_map(self, length: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
+        Ok(Members { inner: self.inner.serialize_map(length)?, how: self.how, node: None })
+    }
+
+    fn serialize_struct(self, name: &'static str, length: usize) -> Result<Self::SerializeStruct, S::Error> {
+        Ok(Members { inner: self.inner.serialize_struct(name, length)?, how: self.how, node: None })
+    }
+
+    fn serialize_struct_variant(
+        self,
+        name: &'static str,
+        index: u32,
+        variant: &'static str,
+        length: usize,
+    ) -> Result<Self::SerializeStructVariant, S::Error> {
+        let inner = self.inner.serialize_struct_variant(name, index, variant, length)?;
+        Ok(Members { inner, how: self.how.field(variant), node: None })
+    }
+
+    fn is_human_readable(&self) -> bool {
+        self.inner.is_human_readable()
+    }
+}
+
+/// A list. Arguments know those before them.
+struct Seq<'a, I> {
+    inner: I,
+    how: How<'a>,
+    argv: RefCell<Argv>,
+}
+
+impl<'a, I> Seq<'a, I> {
+    fn new(inner: I, how: How<'a>) -> Self {
+        let how = how.at(how.classes.items(how.node));
+        Self { inner, how, argv: RefCell::default() }
+    }
+}
+
+/// The members of a map or a struct.
+struct Members<'a, I> {
+    inner: I,
+    how: How<'a>,
+    /// The place of the next value of a map.
+    node: Option<Node>,
+}
+
+macro_rules! list {
+    ($trait:ident, $method:ident) => {
+        impl<I: ser::$trait> ser::$trait for Seq<'_, I> {
+            type Ok = I::Ok;
+            type Error = I::Error;
+            fn $method<T: ?Sized + Serialize>(&mut self, value: &T) -> Result<(), I::Error> {
+                let how = How { argv: Some(&self.argv), ..self.how };
+                self.inner.$method(&how.wrap(value))
+            }
+            fn end(self) -> Result<I::Ok, I::Error> {
+                self.inner.end()
+            }
+        }
+    };
+}
+
+list!(SerializeSeq, serialize_element);
+list!(SerializeTuple, serialize_element);
+list!(SerializeTupleStruct, serialize_field);
+list!(SerializeTupleVariant, serialize_field);
+
+macro_rules! members {
+    ($trait:ident) => {
+        impl<I: ser::$trait> ser::$trait for Members<'_, I> {
+            type Ok = I::Ok;
+            type Error = I::Error;
+            fn serialize_field<T: ?Sized + Serialize>(&mut self, key: &'static str, value: &T) -> Result<(), I::Error> {
+                self.inner.serialize_field(key, &self.how.field(key).wrap(value))
+            }
+            fn skip_field(&mut self, key: &'static str) -> Result<(), I::Error> {
+                self.inner.skip_field(key)
+            }
+            fn end(self) -> Result<I::Ok, I::Error> {
+                self.inner.end()
+            }
+        }
+    };
+}
+
+members!(SerializeStruct);
+members!(SerializeStructVariant);
+
+impl<I: ser::SerializeMap> ser::SerializeMap for Members<'_, I> {
+    type Ok = I::Ok;
+    type Error = I::Error;
+
+    fn serialize_key<T: ?Sized + Serialize>(&mut self, key: &T) -> Result<(), I::Error> {
+        let found = Cell::new(None);
+        let how = How { key: Some(&found), argv: None, ..self.how };
+        self.inner.serialize_key(&how.wrap(key))?;
+        self.node = found.get();
+        Ok(())
+    }
+
+    fn serialize_value<T: ?Sized + Serialize>(&mut self, value: &T) -> Result<(), I::Error> {
+        self.inner.serialize_value(&self.how.at(self.node).wrap(value))
+    }
+
+    fn end(self) -> Result<I::Ok, I::Error> {
+        self.inner.end()
+    }
+}
