@@ -146,6 +146,12 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
             return Ok(Status::Usage);
         }
     };
+    if let (Some(cli::Chosen::Extra(name)), cli::Redact::Strict) = (chosen, global.redact) {
+        agent_output::tell(&format!(
+            "{name} knows no pseudonyms: with --redact strict there are json, ndjson and table"
+        ));
+        return Ok(Status::Usage);
+    }
     let mut verdict = Verdict::new(session.info(), command);
     let mut audit = match audit::Lines::open(session.info(), global.redact.level().as_str(), global.audit) {
         Ok(audit) => audit,

@@ -52,6 +52,10 @@ fn planted_secrets_reach_no_output() {
                 if !command.contains(&"-o") {
                     arguments.extend(["-o", format]);
                 }
+                if command.contains(&"-o") && level == "strict" {
+                    assert_eq!(common::run(command.iter().chain(&["--redact", level])).status, 2);
+                    continue;
+                }
                 arguments.extend(["--redact", level, "--access-log"]);
                 let answer = common::run(&arguments);
                 assert!(matches!(answer.status, 0 | 3), "{arguments:?}: {}", answer.stderr);

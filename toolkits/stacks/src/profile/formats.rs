@@ -3,10 +3,12 @@
 //! All of them say the same as the rows: every microsecond of every row stands in
 //! each of them once.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 
 use agent_model::{Listing, Text};
+use agent_session::redact::scrubbed;
 use agent_system::Enveloped;
 use flate2::write::GzEncoder;
 use pprof::protos;
@@ -188,6 +190,11 @@ pub(super) fn pprof(envelope: &Enveloped<'_>, data: &Listing<Row, Summary>, out:
     let comment = format!("session {session}, from {at}");
     profile.string_table.push(comment);
     profile.comment = vec![profile.string_table.len() as i64 - 1];
+    for text in &mut profile.string_table {
+        if let Cow::Owned(shown) = scrubbed(envelope.redaction.level, text) {
+            *text = shown;
+        }
+    }
     profile.duration_nanos = nanoseconds(data.summary.duration_us);
     let bytes = profile.encode_to_vec();
     let mut gzip = GzEncoder::new(out, flate2::Compression::default());
