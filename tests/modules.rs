@@ -723,3 +723,73 @@ fn a_crate_list_of_cargo_auditable_and_a_package_note_are_read() {
             .any(|one| one.as_str().unwrap().starts_with("GCC: ") || one.as_str().unwrap().contains("clang"))
     );
 }
+
+#[test]
+fn owners_are_those_that_rpm_names() {
+    const NAME: &str = "owners_are_those_that_rpm_names";
+    if !common::is_root() || !has_tool("rpmbuild") || !has_tool("rpm") {
+        return skip(NAME, "no rpm and rpmbuild, or not root");
+    }
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("root");
+    let waits = "#include <stdio.h>\n#include <unistd.h>\nint main(void) { puts(\"ready\"); fflush(stdout); for (;;) pause(); }\n";
+    let program = common::compile_c(waits, &["-O2", "-static"]);
+    // Many packages, so that the table has more than one page, and one whose header spills over many.
+    let mut packages = Vec::new();
+    for index in 0..12 {
+        let many: String = (0..if index == 5 { 2_000 } else { 1 })
+            .map(|file| format!("echo x > %{{buildroot}}/opt/p{index}/{file}\n"))
+            .collect();
+        let spec = format!(
+            "Name: agent-test-{index}\nVersion: 1.{index}\nRelease: 7\nEpoch: 3\nSummary: a test\nLicense: MIT\n\
+             %define __os_install_post %{{nil}}\n%define _build_id_links none\n%global debug_package %{{nil}}\n%description\na test\n\
+             %install\nmkdir -p %{{buildroot}}/opt/p{index}\n{many}install -m 755 {} %{{buildroot}}/opt/p{index}/program\n\
+             %files\n/opt/p{index}\n",
+            program.display()
+        );
+        let file = place.path().join(format!("{index}.spec"));
+        fs::write(&file, spec).unwrap();
+        let top = format!("_topdir {}/build", place.path().display());
+        let built = Command::new("rpmbuild").args(["-bb", "--quiet", "--define", &top]).arg(&file).output().unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        packages
+            .push(format!("{}/build/RPMS/x86_64/agent-test-{index}-1.{index}-7.x86_64.rpm", place.path().display()));
+    }
+    fs::create_dir_all(&root).unwrap();
+    let rpm = |arguments: &[&str]| {
+        let mut command = Command::new("rpm");
+        command.arg("--root").arg(&root).args(["--define", "_dbpath /var/lib/rpm", "--define", "_db_backend sqlite"]);
+        command.args(arguments).output().unwrap()
+    };
+    let arguments: Vec<&str> = ["-i", "--nodeps", "--noscripts", "--force-debian"]
+        .into_iter()
+        .chain(packages.iter().map(String::as_str))
+        .collect();
+    let installed = rpm(&arguments);
+    assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+    let look = |path: &str| {
+        // What is mounted from elsewhere is no file of the image's packages.
+        let script = format!("mkdir -p $(dirname {path}) && cp /source{path} {path} && exec {path}");
+        let mounts = [("opt", "/source/opt"), ("var/lib/rpm", "/var/lib/rpm")];
+        let spec = agent_pod::PodSpec::new("rpm", ["sh".to_owned(), "-c".to_owned(), script]);
+        let spec = mounts.into_iter().fold(spec, |spec, (from, to)| spec.mount_read_only(root.join(from), to));
+        let pod = agent_pod::Pod::start(spec).unwrap();
+        pod.wait_for_output("ready", common::SOON).unwrap();
+        json(["modules", "--packages", "--allow-gaps", "--pid", &pod.target_pid().as_raw_nonzero().get().to_string()])
+    };
+    for index in [0, 5, 11] {
+        let path = format!("/opt/p{index}/program");
+        let answer = look(&path);
+        let package = &row(&answer, "path", path.as_str())["package"];
+        let said = rpm(&["-qf", "--queryformat", "%{NAME} %{EPOCH}:%{VERSION}-%{RELEASE} %{ARCH} %{SOURCERPM}", &path]);
+        let ours = ["name", "version", "architecture", "source"].map(|key| package[key].as_str().unwrap_or_default());
+        assert_eq!(ours.join(" "), String::from_utf8(said.stdout).unwrap());
+        assert_eq!(package["manager"], "rpm");
+    }
+    // A database that is cut off names nobody, and that is a gap.
+    let database = root.join("var/lib/rpm/rpmdb.sqlite");
+    let whole = fs::metadata(&database).unwrap().len();
+    fs::File::options().write(true).open(&database).unwrap().set_len(whole / 2).unwrap();
+    let answer = look("/opt/p0/program");
+    assert_eq!(gaps_at(&answer, "/rows")[0]["reason"], "malformed", "{}", answer["gaps"]);
+}

@@ -4,6 +4,7 @@
 pub mod apk;
 pub mod dpkg;
 pub mod os_release;
+pub mod rpm;
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,7 @@ const MAX_FILE: usize = 64 << 20;
 /// The package that a file belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct Package {
-    /// Whose database says so: `dpkg`, `apk`.
+    /// Whose database says so: `dpkg`, `apk`, `rpm`.
     #[schemars(extend("x-class" = "word"))]
     pub manager: &'static str,
     /// Its name.
@@ -108,15 +109,45 @@ pub fn owners(process: &Process<'_>, paths: &[Vec<u8>], gaps: &mut Vec<Gap>) -> 
         Err(failure) if failure.is_not_found() => {}
         Err(failure) => gaps.push(run.gap("/rows", &failure)),
     }
+    for path in rpm::DATABASES {
+        match rpm(process, path, &wanted) {
+            Ok(found) => {
+                any = true;
+                owners.extend(found);
+            }
+            Err(failure) if failure.is_not_found() => {}
+            Err(failure) => gaps.push(run.gap("/rows", &failure)),
+        }
+    }
     if any {
         return owners;
     }
     for directory in [&b"/var/lib/rpm"[..], b"/usr/lib/sysimage/rpm"] {
         if process.list_in_root(directory, 64).is_ok_and(|names| !names.is_empty()) {
             let gap = Gap::new("/rows", Reason::Unsupported).path(Text::from_bytes(directory));
-            gaps.push(gap.detail("the database of rpm is no plain file: packages are not named"));
+            gaps.push(gap.detail("the database of rpm is in the format of Berkeley DB or ndb: packages are not named"));
             break;
         }
     }
     owners
+}
+
+/// The owners by the database of rpm at `path`.
+fn rpm(process: &Process<'_>, path: &[u8], wanted: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Owners, Failure> {
+    let file = process.open_in_root(path)?;
+    let mut failed = None;
+    let read = &mut |offset: u64, buffer: &mut [u8]| match file.read_at(offset, buffer) {
+        Ok(read) => Some(read),
+        Err(failure) => {
+            failed = Some(failure);
+            None
+        }
+    };
+    let found = rpm::owners(read, wanted);
+    let fail = |words| Failure { path: file.path().clone(), cause: Cause::Malformed(words), pid: Some(process.pid()) };
+    match (found, failed) {
+        (Ok(owners), None) => Ok(owners),
+        (_, Some(failure)) => Err(failure),
+        (Err(words), None) => Err(fail(words)),
+    }
 }
