@@ -260,7 +260,8 @@ fn query(url: &str, out: &mut String, count: Count<'_>) -> bool {
             out.push('&');
         }
         match pair.split_once('=') {
-            Some((name, value)) if !value.is_empty() => {
+            // A collector may have left nothing of it already.
+            Some((name, value)) if !matches!(value, "" | "*") => {
                 out.push_str(name);
                 out.push('=');
                 out.push_str(&mark("query"));
