@@ -370,7 +370,8 @@ fn is_harmless_value(value: &str) -> bool {
     let value = value.trim_matches(['"', '\'']);
     matches!(
         value.to_ascii_lowercase().as_str(),
-        "" | "true"
+        "" | "*"
+            | "true"
             | "false"
             | "yes"
             | "no"
