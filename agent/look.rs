@@ -234,7 +234,17 @@ impl<'a> Look<'a> {
         let run = &self.run;
         let most = run.session().limits().out_bytes.saturating_sub(self.written_bytes);
         let gaps = answer.gaps.len();
-        match fit(answer, most) {
+        let (redactor, command) = (run.session().redactor(), self.command);
+        let known = || Arc::new(Classes::of((command.schema)().as_value()));
+        let classes = &**self.classes.get_or_insert_with(known);
+        let place = |field| classes.field(Some(classes.root()), field);
+        // It counts anew what is removed.
+        let digest_of = |answer: &Answer| {
+            let data = Redacted::new(&*answer.data, redactor, classes, place("data"));
+            agent_model::digest_and_bytes(&Counted(data)).context("the answer has no canonical form")
+        };
+        let (mut digest, bytes) = digest_of(answer)?;
+        match fit(answer, most, bytes) {
             Ok(bytes) => self.written_bytes += bytes,
             Err(bytes) => {
                 let refusal = run.session().reach(Refusal::Output);
@@ -245,17 +255,11 @@ impl<'a> Look<'a> {
         // It has cut something.
         if answer.gaps.len() != gaps {
             run.session().reach(Refusal::Output);
+            digest = digest_of(answer)?.0;
         }
         let end_us = clock::wall_us();
         let since = std::mem::replace(&mut self.since, Began { boot_us: clock::boot_us(), wall_us: end_us });
         let spent = run.ledger().spent();
-        let (redactor, command) = (run.session().redactor(), self.command);
-        let known = || Arc::new(Classes::of((command.schema)().as_value()));
-        let classes = &**self.classes.get_or_insert_with(known);
-        let place = |field| classes.field(Some(classes.root()), field);
-        let data = Redacted::new(&*answer.data, redactor, classes, place("data"));
-        // First: it counts anew what is removed.
-        let digest = agent_model::digest(&Counted(data)).context("the answer has no canonical form")?;
         let data = Redacted::new(&*answer.data, redactor, classes, place("data"));
         let options = Redacted::new(&*answer.options, redactor, classes, place("options"));
         let options = serde_json::to_value(&options).context("the options have no JSON")?;

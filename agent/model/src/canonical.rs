@@ -22,16 +22,22 @@ use sha2::{Digest, Sha256};
 /// When `data` holds a floating-point number (the contract of `data` has none) or
 /// a map whose keys are not strings.
 pub fn digest<T: Serialize + ?Sized>(data: &T) -> Result<String, serde_json::Error> {
-    let mut hash = Sha256::new();
+    digest_and_bytes(data).map(|(digest, _)| digest)
+}
+
+/// The digest of `data`, and how many bytes its JSON has: the canonical form is as long
+/// as any other without white space. Errors as [`digest`].
+pub fn digest_and_bytes<T: Serialize + ?Sized>(data: &T) -> Result<(String, u64), serde_json::Error> {
+    let mut hash = Hash::default();
     if !write(data, &mut hash, true)? {
-        hash = Sha256::new();
+        hash = Hash::default();
         write(data, &mut hash, false)?;
     }
     let mut text = String::from("sha256:");
-    for byte in hash.finalize() {
+    for byte in hash.hash.finalize() {
         text.push_str(&format!("{byte:02x}"));
     }
-    Ok(text)
+    Ok((text, hash.bytes))
 }
 
 /// The canonical form of `data`. Errors as [`digest`].
@@ -54,9 +60,16 @@ impl Feed for Sink {
     }
 }
 
-impl Feed for Sha256 {
+#[derive(Default)]
+struct Hash {
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl Feed for Hash {
     fn feed(&mut self, bytes: &[u8]) {
-        self.update(bytes);
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
     }
 }
 
@@ -397,7 +410,8 @@ mod tests {
             let mut whole = Sha256::new();
             whole.update(to_vec(&value).expect("serializable"));
             let whole: String = whole.finalize().iter().map(|b| format!("{b:02x}")).collect();
-            assert_eq!(digest(&value).expect("serializable"), format!("sha256:{whole}"));
+            let bytes = value.to_string().len() as u64;
+            assert_eq!(digest_and_bytes(&value).expect("serializable"), (format!("sha256:{whole}"), bytes));
         }
     }
 

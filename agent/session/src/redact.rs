@@ -68,10 +68,20 @@ impl Redactor {
         *self.counts().entry(class).or_default() += 1;
     }
 
+    /// Whether texts of `class` are shown as they are. An address or the name of a host
+    /// is no secret; strict puts a pseudonym in its place.
+    pub(crate) fn leaves(&self, class: Class) -> bool {
+        match class {
+            Class::Word | Class::Id => true,
+            Class::Host => self.level != RedactionLevel::Strict,
+            _ => self.level == RedactionLevel::Off,
+        }
+    }
+
     /// `text`, which is of `class`, as it may be shown.
     pub fn text<'a>(&self, class: Class, text: &'a str) -> Cow<'a, str> {
         match (self.level, class) {
-            (RedactionLevel::Off, _) | (_, Class::Word | Class::Id) => Cow::Borrowed(text),
+            (_, class) if self.leaves(class) => Cow::Borrowed(text),
             (_, Class::Secret) => {
                 self.count("secret");
                 Cow::Owned(secrets::mark("secret"))

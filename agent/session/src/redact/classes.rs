@@ -1,5 +1,6 @@
 //! What each string of an envelope is: the class of every place in a JSON Schema.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use serde_json::Value;
@@ -131,6 +132,22 @@ impl Classes {
     pub fn field(&self, node: Option<Node>, field: &str) -> Option<Node> {
         let place = self.places.get(node?.0)?;
         place.fields.iter().find(|(name, _)| name == field).map(|(_, index)| Node(*index)).or(place.items.map(Node))
+    }
+
+    /// As [`Classes::field`], and whether the schema names the field. `hint` is where to
+    /// look first: fields mostly come in the order of the schema.
+    pub(super) fn next_field(&self, node: Option<Node>, field: &str, hint: &Cell<usize>) -> (Option<Node>, bool) {
+        let Some(place) = node.and_then(|node| self.places.get(node.0)) else { return (None, false) };
+        let (before, after) = place.fields.split_at(hint.get().min(place.fields.len()));
+        let start = before.len();
+        let found = after.iter().position(|(name, _)| name == field).map(|at| start + at);
+        match found.or_else(|| before.iter().position(|(name, _)| name == field)) {
+            Some(at) => {
+                hint.set(at + 1);
+                (Some(Node(place.fields[at].1)), true)
+            }
+            None => (place.items.map(Node), false),
+        }
     }
 
     /// The place of the items of the list at `node`.

@@ -23,7 +23,14 @@ struct How<'a> {
     /// The arguments before, in a list of them.
     argv: Option<&'a RefCell<Argv>>,
     /// Takes the key of a map.
-    key: Option<&'a Cell<Option<Node>>>,
+    key: Option<&'a Key>,
+}
+
+/// A key of a map: the place of its value, and where to look for it.
+#[derive(Default)]
+struct Key {
+    place: Cell<Option<Node>>,
+    hint: Cell<usize>,
 }
 
 impl<'a, T: ?Sized> Redacted<'a, T> {
@@ -142,9 +149,12 @@ impl<'a, S: Serializer> Serializer for Filter<'a, S> {
 
     fn serialize_str(self, text: &str) -> Result<S::Ok, S::Error> {
         let How { redactor, classes, node, argv, key } = self.how;
-        if let Some(found) = key {
-            found.set(classes.field(node, text));
-            return self.inner.serialize_str(&redactor.text(Class::Name, text));
+        if let Some(key) = key {
+            let (place, is_declared) = classes.next_field(node, text, &key.hint);
+            key.place.set(place);
+            // The name of a field is ours.
+            let class = if is_declared { Class::Word } else { Class::Name };
+            return self.inner.serialize_str(&redactor.text(class, text));
         }
         let shown = match (classes.class(node), argv) {
             (Class::Argv, Some(argv)) => redactor.argument(&mut argv.borrow_mut(), text),
@@ -156,7 +166,7 @@ impl<'a, S: Serializer> Serializer for Filter<'a, S> {
 
     fn collect_str<T: ?Sized + Display>(self, value: &T) -> Result<S::Ok, S::Error> {
         match self.how.classes.class(self.how.node) {
-            Class::Word | Class::Id if self.how.key.is_none() => self.inner.collect_str(value),
+            class if self.how.key.is_none() && self.how.redactor.leaves(class) => self.inner.collect_str(value),
             _ => self.serialize_str(&value.to_string()),
         }
     }
@@ -219,11 +229,11 @@ impl<'a, S: Serializer> Serializer for Filter<'a, S> {
     }
 
     fn serialize_map(self, length: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
-        Ok(Members { inner: self.inner.serialize_map(length)?, how: self.how, node: None })
+        Ok(Members { inner: self.inner.serialize_map(length)?, how: self.how, key: Key::default() })
     }
 
     fn serialize_struct(self, name: &'static str, length: usize) -> Result<Self::SerializeStruct, S::Error> {
-        Ok(Members { inner: self.inner.serialize_struct(name, length)?, how: self.how, node: None })
+        Ok(Members { inner: self.inner.serialize_struct(name, length)?, how: self.how, key: Key::default() })
     }
 
     fn serialize_struct_variant(
@@ -234,7 +244,7 @@ impl<'a, S: Serializer> Serializer for Filter<'a, S> {
         length: usize,
     ) -> Result<Self::SerializeStructVariant, S::Error> {
         let inner = self.inner.serialize_struct_variant(name, index, variant, length)?;
-        Ok(Members { inner, how: self.how.field(variant), node: None })
+        Ok(Members { inner, how: self.how.field(variant), key: Key::default() })
     }
 
     fn is_human_readable(&self) -> bool {
@@ -260,8 +270,8 @@ impl<'a, I> Seq<'a, I> {
 struct Members<'a, I> {
     inner: I,
     how: How<'a>,
-    /// The place of the next value of a map.
-    node: Option<Node>,
+    /// The last key, and with it the place of the next value of a map.
+    key: Key,
 }
 
 macro_rules! list {
@@ -291,7 +301,8 @@ macro_rules! members {
             type Ok = I::Ok;
             type Error = I::Error;
             fn serialize_field<T: ?Sized + Serialize>(&mut self, key: &'static str, value: &T) -> Result<(), I::Error> {
-                self.inner.serialize_field(key, &self.how.field(key).wrap(value))
+                let (place, _) = self.how.classes.next_field(self.how.node, key, &self.key.hint);
+                self.inner.serialize_field(key, &self.how.at(place).wrap(value))
             }
             fn skip_field(&mut self, key: &'static str) -> Result<(), I::Error> {
                 self.inner.skip_field(key)
@@ -311,15 +322,12 @@ impl<I: ser::SerializeMap> ser::SerializeMap for Members<'_, I> {
     type Error = I::Error;
 
     fn serialize_key<T: ?Sized + Serialize>(&mut self, key: &T) -> Result<(), I::Error> {
-        let found = Cell::new(None);
-        let how = How { key: Some(&found), argv: None, ..self.how };
-        self.inner.serialize_key(&how.wrap(key))?;
-        self.node = found.get();
-        Ok(())
+        let how = How { key: Some(&self.key), argv: None, ..self.how };
+        self.inner.serialize_key(&how.wrap(key))
     }
 
     fn serialize_value<T: ?Sized + Serialize>(&mut self, value: &T) -> Result<(), I::Error> {
-        self.inner.serialize_value(&self.how.at(self.node).wrap(value))
+        self.inner.serialize_value(&self.how.at(self.key.place.get()).wrap(value))
     }
 
     fn end(self) -> Result<I::Ok, I::Error> {
