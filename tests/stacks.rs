@@ -4,6 +4,9 @@
 
 mod common;
 
+#[path = "stacks/real.rs"]
+mod real;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -163,7 +166,7 @@ fn killed_at_any_moment_it_leaves_the_target_running() {
     stacks(blocked.pid(), &[]);
     let whole = started.elapsed();
     let mut seed = 7_u64;
-    for round in 0..60 {
+    for round in 0..200 {
         let pid = if round % 2 == 0 { target.pid() } else { blocked.pid() };
         let mut doomed = agent();
         doomed.args(["stacks", "--pid", &pid.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());

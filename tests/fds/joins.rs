@@ -1,7 +1,7 @@
 //! `--peers`, `--shared`, and a recorded tree.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -58,7 +58,10 @@ fn record(pid: u32, to: &std::path::Path) {
 
 #[test]
 fn a_recorded_tree_gives_what_the_live_one_did() {
-    let target = Child::target("descriptors", &["-O2"], [""; 0]);
+    let directory = tempfile::tempdir().unwrap();
+    // The log of the tests, which would be its standard error, grows.
+    let mut command = Command::new(agent_targets::build("descriptors", &["-O2"]));
+    let target = Child::ready(command.env("TMPDIR", directory.path()).stderr(Stdio::null()));
     stop(target.pid());
     let recorded = tempfile::tempdir().unwrap();
     record(target.pid(), recorded.path());
