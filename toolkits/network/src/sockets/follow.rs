@@ -73,6 +73,8 @@ struct Track {
     socket: Socket,
     followed: Followed,
     last_look: u64,
+    /// It was closed before the first look.
+    is_past: bool,
 }
 
 /// What a socket is known by: of TCP its two ends, since the kernel gives it another
@@ -180,6 +182,10 @@ impl Tracker {
     fn see(&mut self, mut row: Socket, at_us: u64) {
         let (first, looks, count) = (self.looks == 1, self.looks, self.known.len());
         let state = row.state.map_or("stateless", State::name);
+        // A connection between the same two ends as one that had gone before is a new one.
+        if !is_closed(row.state) && self.known.get(&Key::of(&row)).is_some_and(|track| track.is_past) {
+            self.known.remove(&Key::of(&row));
+        }
         match self.known.entry(Key::of(&row)) {
             std::collections::hash_map::Entry::Occupied(mut known) => {
                 let track = known.get_mut();
@@ -197,13 +203,12 @@ impl Tracker {
                 }
             }
             std::collections::hash_map::Entry::Vacant(_) if count >= MOST => self.lost += 1,
-            // It was closed before.
-            std::collections::hash_map::Entry::Vacant(_) if first && is_closed(row.state) => {}
             std::collections::hash_map::Entry::Vacant(free) => {
                 let closed_us = is_closed(row.state).then_some(at_us);
                 let followed =
                     Followed { event: "", opened_us: (!first).then_some(at_us), closed_us, states: vec![state] };
-                free.insert(Track { socket: row, followed, last_look: looks });
+                let is_past = first && is_closed(row.state);
+                free.insert(Track { socket: row, followed, last_look: looks, is_past });
             }
         }
     }
@@ -218,7 +223,8 @@ impl Tracker {
     fn finish(self, time_us: u64, ended: &'static str) -> (Vec<Socket>, Follow) {
         let mut follow = Follow { time_us, looks: self.looks, ended, ..Follow::default() };
         let mut rows = Vec::new();
-        for Track { mut socket, mut followed, .. } in self.known.into_values() {
+        let tracks = self.known.into_values().filter(|track| !track.is_past);
+        for Track { mut socket, mut followed, .. } in tracks {
             follow.opened += u64::from(followed.opened_us.is_some());
             follow.closed += u64::from(followed.closed_us.is_some());
             followed.event = match (followed.opened_us, followed.closed_us) {
@@ -255,7 +261,12 @@ mod tests {
             vec![tcp(1, State::Established), tcp(2, State::Established), tcp(9, State::TimeWait)],
             vec![tcp(1, State::Established), tcp(3, State::SynSent), tcp(2, State::CloseWait), tcp(9, State::TimeWait)],
             vec![tcp(1, State::Established), tcp(3, State::Established), tcp(4, State::TimeWait)],
-            vec![tcp(1, State::Established), tcp(3, State::TimeWait), tcp(5, State::Established)],
+            vec![
+                tcp(1, State::Established),
+                tcp(3, State::TimeWait),
+                tcp(5, State::Established),
+                tcp(9, State::Established),
+            ],
         ];
         for (at, rows) in looks.into_iter().enumerate() {
             tracker.looks += 1;
@@ -264,7 +275,7 @@ mod tests {
         }
         let (mut rows, follow) = tracker.finish(3, "time");
         rows.sort_unstable_by(Socket::order);
-        assert_eq!((follow.opened, follow.closed, follow.kept), (3, 3, 1));
+        assert_eq!((follow.opened, follow.closed, follow.kept), (4, 3, 1));
         let told: Vec<_> = rows
             .iter()
             .map(|row| (row.local_port, row.followed.as_deref().expect("followed")))
@@ -277,6 +288,7 @@ mod tests {
                 (3, "opened_and_closed", Some(1), Some(3), "syn_sent established time_wait".to_owned()),
                 (4, "opened_and_closed", Some(2), Some(2), "time_wait".to_owned()),
                 (5, "opened", Some(3), None, "established".to_owned()),
+                (9, "opened", Some(3), None, "established".to_owned()),
             ]
         );
     }
