@@ -247,29 +247,12 @@ fn agrees_with_lsof_on_java() {
 #[test]
 fn agrees_with_lsof_on_nginx_and_its_worker() {
     let name = "agrees_with_lsof_on_nginx_and_its_worker";
-    if !has_tool("nginx") {
-        return skip(name, "nginx is not installed");
-    }
     let directory = tempfile::tempdir().expect("a directory");
-    let inside = |file: &str| directory.path().join(file).display().to_string();
-    let config = format!(
-        "daemon off; worker_processes 1; pid {}; error_log {};\nevents {{}}\nhttp {{ access_log {}; server {{ listen unix:{}; }} }}\n",
-        inside("pid"),
-        inside("error.log"),
-        inside("access.log"),
-        inside("socket"),
-    );
-    std::fs::write(directory.path().join("nginx.conf"), config).expect("a configuration");
-    let mut command = Command::new("nginx");
-    command.args(["-c", &inside("nginx.conf"), "-p", &inside("")]);
-    let target = Child::start(&mut command);
-    let children = || {
-        let ps = json(["ps", "--pid", &target.pid().to_string()]);
-        let mine = rows(&ps).iter().filter(|row| row["ppid"] == target.pid()).filter_map(|row| row["pid"].as_u64());
-        mine.map(|pid| u32::try_from(pid).expect("a pid")).collect::<Vec<u32>>()
+    let target = match common::servers::nginx(directory.path(), 1) {
+        Ok(server) => server,
+        Err(reason) => return skip(name, reason),
     };
-    wait_until("nginx to have a worker", SOON, || !children().is_empty());
-    let worker = children()[0];
+    let worker = common::servers::children(target.pid())[0];
     wait_until("the worker to wait", SOON, || {
         rows(&fds(worker)).iter().any(|row| row["type"] == "epoll") && common::state(worker) == Some('S')
     });

@@ -83,9 +83,7 @@ impl Postgres {
 
     /// The processes that the postmaster has started.
     pub(crate) fn children(&self) -> Vec<u32> {
-        let pid = self.server.pid();
-        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+        children(self.server.pid())
     }
 }
 
@@ -100,4 +98,30 @@ pub(crate) fn java(directory: &Path) -> Result<Child, &'static str> {
     let made = Command::new("javac").arg("Wait.java").current_dir(directory).status().expect("javac");
     assert!(made.success());
     Ok(Child::ready(Command::new("java").args(["-Xmx64m", "Wait"]).current_dir(directory)))
+}
+
+/// The processes that the first thread of `pid` has started, and that are still there.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// nginx with so many workers, which listens at a unix socket in `directory`. The error says why there is none.
+pub(crate) fn nginx(directory: &Path, workers: usize) -> Result<Child, &'static str> {
+    if !has_tool("nginx") {
+        return Err("nginx is not installed");
+    }
+    let inside = |file: &str| directory.join(file).display().to_string();
+    let config = format!(
+        "daemon off; worker_processes {workers}; pid {}; error_log {};\nevents {{}}\n\
+         http {{ access_log {}; server {{ listen unix:{}; }} }}\n",
+        inside("pid"),
+        inside("error.log"),
+        inside("access.log"),
+        inside("socket"),
+    );
+    fs::write(inside("nginx.conf"), config).expect("a configuration");
+    let server = Child::start(Command::new("nginx").args(["-c", &inside("nginx.conf"), "-p", &inside("")]));
+    wait_until("the workers of nginx", SOON, || children(server.pid()).len() == workers);
+    Ok(server)
 }

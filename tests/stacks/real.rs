@@ -12,31 +12,17 @@ use super::{compare_with_eu_stack, functions, stacks, thread};
 #[test]
 fn agrees_with_eu_stack_on_nginx() {
     let name = "agrees_with_eu_stack_on_nginx";
-    if !has_tool("nginx") {
-        return skip(name, "nginx is not installed");
-    }
     let directory = tempfile::tempdir().expect("a directory");
-    let inside = |file: &str| directory.path().join(file).display().to_string();
-    let config = format!(
-        "daemon off; worker_processes 2; pid {}; error_log {};\nevents {{}}\nhttp {{ access_log off; server {{ listen unix:{}; }} }}\n",
-        inside("pid"),
-        inside("error.log"),
-        inside("socket"),
-    );
-    fs::write(inside("nginx.conf"), config).expect("a configuration");
-    let server = Child::start(Command::new("nginx").args(["-c", &inside("nginx.conf"), "-p", &inside("")]));
-    let children = || {
-        let pid = server.pid();
-        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()
+    let server = match servers::nginx(directory.path(), 2) {
+        Ok(server) => server,
+        Err(reason) => return skip(name, reason),
     };
     let waits = |pid: u32, call: &str| {
         let seen = stacks(pid, &[]);
         rows(&seen).iter().any(|row| row["system_call"] == call)
     };
-    wait_until("two workers", SOON, || children().len() == 2);
     wait_until("the master to wait for a signal", SOON, || waits(server.pid(), "rt_sigsuspend"));
-    for worker in children() {
+    for worker in servers::children(server.pid()) {
         wait_until("a worker to wait", SOON, || waits(worker, "epoll_wait"));
         compare_with_eu_stack(name, worker);
     }
