@@ -22,7 +22,7 @@ pub(crate) struct Postgres {
     pub(crate) server: Child,
     /// Where it listens.
     pub(crate) port: u16,
-    _directory: tempfile::TempDir,
+    _directory: Option<tempfile::TempDir>,
 }
 
 impl Postgres {
@@ -33,14 +33,25 @@ impl Postgres {
 
     /// Starts one that listens at `address`, where `run` runs programs.
     pub(crate) fn start_at(address: &str, port: u16, run: impl Fn(&str) -> Command) -> Result<Self, &'static str> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let postgres = Self::start_in(directory.path(), address, port, run)?;
+        Ok(Self { _directory: Some(directory), ..postgres })
+    }
+
+    /// Starts one whose files are in `directory`, which must stay: it ends when they are gone.
+    pub(crate) fn start_in(
+        directory: &Path,
+        address: &str,
+        port: u16,
+        run: impl Fn(&str) -> Command,
+    ) -> Result<Self, &'static str> {
         let programs = Self::programs().ok_or("postgresql is not installed")?;
         if !is_root() || !has_tool("setpriv") {
             return Err("needs root and setpriv: postgres refuses to run as root");
         }
-        let directory = tempfile::tempdir().expect("a directory");
-        let data = directory.path().join("data");
+        let data = directory.join("data");
         fs::create_dir(&data).expect("a directory");
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("permissions");
         chown(&data, Some(NOBODY), Some(NOBODY)).expect("an owner");
         let as_nobody = |program: &str| {
             let mut command = run("setpriv");
@@ -64,7 +75,7 @@ impl Postgres {
         wait_until("postgres to be ready", SOON, || {
             fs::read_to_string(&lock).is_ok_and(|text| text.lines().any(|line| line.trim() == "ready"))
         });
-        Ok(Self { server, port, _directory: directory })
+        Ok(Self { server, port, _directory: None })
     }
 
     /// Where Debian keeps the programs of its newest version.

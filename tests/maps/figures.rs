@@ -74,8 +74,9 @@ fn targets(directory: &Path) -> Vec<(&'static str, Child)> {
         Ok(child) => targets.push(("java", child)),
         Err(reason) => skip("java", reason),
     }
-    match common::servers::Postgres::start() {
-        // Its files go with its directory, and what it has mapped stays.
+    match common::servers::Postgres::start_in(directory, "127.0.0.1", common::servers::free_port(), |program| {
+        Command::new(program)
+    }) {
         Ok(postgres) => targets.push(("postgres", postgres.server)),
         Err(reason) => skip("postgres", reason),
     }
