@@ -274,10 +274,10 @@ fn sockets_of_postgres_are_what_ss_says() {
     let clients: Vec<TcpStream> = (0..5).map(|_| postgres.connect()).collect();
     let backends = || {
         let seen = common::json(["sockets", "--allow-gaps"]);
+        let is_held = |row: &Value| row["owners"].as_array().is_some_and(|owners| !owners.is_empty());
         let port = u64::from(postgres.port);
-        let owned =
-            |row: &&Value| row["local_port"] == port && row["state"] == "established" && !owners(row).is_empty();
-        rows(&seen).iter().filter(owned).count()
+        let established = rows(&seen).iter().filter(|row| row["local_port"] == port && row["state"] == "established");
+        established.filter(|row| is_held(row)).count()
     };
     wait_until("a backend for each client", SOON, || backends() == clients.len());
     let seen = assert_port_is_what_ss_says(postgres.port, clients.len());
