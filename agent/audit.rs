@@ -1,6 +1,5 @@
-//! The audit of a command that runs alone: its records go to standard error.
-//!
-//! A command of a hold gives its records to the hold instead; both are a [`Witness`].
+//! The audit of a command that runs alone: its records go to standard error, through a
+//! [`Witness`].
 
 use std::io::IsTerminal as _;
 
