@@ -106,7 +106,7 @@ const FORMATS: [(&str, &str, Format); 3] = [
 ];
 
 /// How one command is to print.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Chosen {
     /// In a way that every command has.
     Common(Format),

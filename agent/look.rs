@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use agent_model::data::was_refused;
-use agent_model::{Cost, Envelope, Gap, Observed};
+use agent_model::{Cost, Data, Envelope, Gap, Observed, Seal, Shown};
 use agent_output::{Ended, Printed};
 use agent_session::redact::{Class, Classes, Counted, Redacted};
 use agent_session::{Entry, Refusal, Session};
@@ -16,6 +16,7 @@ use agent_system::collector::TargetUse;
 use agent_system::{Answer, Command, Failure, Plan, Run, TargetError, clock, own, target};
 use anyhow::Context;
 use clap::{ArgMatches, FromArgMatches};
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::fit::fit;
@@ -75,8 +76,47 @@ pub(crate) struct Look<'a> {
     noted: Vec<Gap>,
     /// What was written so far, in bytes.
     written_bytes: u64,
+    /// Whether what is serialized for the digest is kept for whoever prints it.
+    keeps_json: bool,
     /// Set where what the collector writes itself has come to its limit.
     is_stream_full: Arc<AtomicBool>,
+}
+
+/// So much of an answer, as JSON, is kept between the digest and the printing of it; more is serialized twice.
+const MOST_KEPT: usize = 6 << 20;
+
+/// Data as it may be shown, and its JSON where that was kept.
+struct Known<'a> {
+    data: Redacted<'a, dyn Data>,
+    json: Option<Vec<u8>>,
+}
+
+impl Serialize for Known<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.data.serialize(serializer)
+    }
+}
+
+impl Shown for Known<'_> {
+    fn row_count(&self) -> Option<usize> {
+        self.data.row_count()
+    }
+
+    fn row(&self, index: usize) -> Option<Box<dyn erased_serde::Serialize + '_>> {
+        self.data.row(index)
+    }
+
+    fn summary(&self) -> Option<Box<dyn erased_serde::Serialize + '_>> {
+        self.data.summary()
+    }
+
+    fn page(&self, width: usize) -> Option<String> {
+        self.data.page(width)
+    }
+
+    fn json(&self) -> Option<&[u8]> {
+        self.json.as_deref()
+    }
 }
 
 /// The gap for a limit that was reached.
@@ -113,6 +153,7 @@ impl<'a> Look<'a> {
             since,
             noted: Vec::new(),
             written_bytes: 0,
+            keeps_json: false,
             is_stream_full: Arc::default(),
         })
     }
@@ -120,6 +161,11 @@ impl<'a> Look<'a> {
     /// From now on `is_full` says that what the collector writes itself was cut off.
     pub(crate) fn watch_stream(&mut self, is_full: Arc<AtomicBool>) {
         self.is_stream_full = is_full;
+    }
+
+    /// The data of its envelopes is printed as JSON.
+    pub(crate) fn keep_json(&mut self) {
+        self.keeps_json = true;
     }
 
     /// Puts `gap`, if there is one, into the next envelope.
@@ -238,13 +284,14 @@ impl<'a> Look<'a> {
         let known = || Arc::new(Classes::of((command.schema)().as_value()));
         let classes = &**self.classes.get_or_insert_with(known);
         let place = |field| classes.field(Some(classes.root()), field);
+        let kept = if self.keeps_json { MOST_KEPT } else { 0 };
         // It counts anew what is removed.
-        let digest_of = |answer: &Answer| {
+        let sealed = |answer: &Answer| {
             let data = Redacted::new(&*answer.data, redactor, classes, place("data"));
-            agent_model::digest_and_bytes(&Counted(data)).context("the answer has no canonical form")
+            agent_model::seal(&Counted(data), kept).context("the answer has no canonical form")
         };
-        let (mut digest, bytes) = digest_of(answer)?;
-        match fit(answer, most, bytes) {
+        let mut seal = sealed(answer)?;
+        match fit(answer, most, seal.bytes) {
             Ok(bytes) => self.written_bytes += bytes,
             Err(bytes) => {
                 let refusal = run.session().reach(Refusal::Output);
@@ -255,12 +302,13 @@ impl<'a> Look<'a> {
         // It has cut something.
         if answer.gaps.len() != gaps {
             run.session().reach(Refusal::Output);
-            digest = digest_of(answer)?.0;
+            seal = sealed(answer)?;
         }
         let end_us = clock::wall_us();
         let since = std::mem::replace(&mut self.since, Began { boot_us: clock::boot_us(), wall_us: end_us });
         let spent = run.ledger().spent();
-        let data = Redacted::new(&*answer.data, redactor, classes, place("data"));
+        let Seal { digest, json, .. } = seal;
+        let data = Known { data: Redacted::new(&*answer.data, redactor, classes, place("data")), json };
         let options = Redacted::new(&*answer.options, redactor, classes, place("options"));
         let options = serde_json::to_value(&options).context("the options have no JSON")?;
         let resource = resource::attributes(run);

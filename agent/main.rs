@@ -267,10 +267,14 @@ fn look(
             .map(|(format, stream)| stream::to(format, stream, (most, &is_full), session.redactor(), command)),
     };
     let mut printer = Printer { command, chosen, streamed };
+    let is_json = printer.streamed.is_none() && printer.format() == cli::Chosen::Common(Format::Json);
     let mut worst = Status::Complete;
     let looked = Look::begin(command, matches, session, plan, began).and_then(|mut look| {
         look.note(verdict.gap());
         look.watch_stream(is_full);
+        if is_json {
+            look.keep_json();
+        }
         look.each(|envelope, answer, entries| {
             verdict.saw(envelope);
             action.saw(envelope)?;
@@ -310,11 +314,15 @@ struct Printer<'a> {
 }
 
 impl Printer<'_> {
+    /// What was chosen, or else what fits where it goes.
+    fn format(&self) -> cli::Chosen {
+        let usual = if std::io::stdout().is_terminal() { Format::Table } else { Format::Json };
+        self.chosen.unwrap_or(cli::Chosen::Common(usual))
+    }
+
     fn print(&mut self, envelope: &agent_output::Printed<'_>, answer: &agent_system::Answer) -> std::io::Result<Ended> {
-        let is_terminal = std::io::stdout().is_terminal();
-        let width = if is_terminal { own::terminal_width() } else { None };
-        let usual = if is_terminal { Format::Table } else { Format::Json };
-        match self.chosen.unwrap_or(cli::Chosen::Common(usual)) {
+        let width = if std::io::stdout().is_terminal() { own::terminal_width() } else { None };
+        match self.format() {
             _ if self.streamed.is_some() => self
                 .streamed
                 .take()

@@ -250,6 +250,42 @@ fn agrees_with_tshark_on_redis_and_names_both_owners() {
     // Each packet says whose it is.
     let comments = tshark(&captured.pcapng, "", &["frame.comment"]);
     assert!(comments.iter().all(|row| row[0].contains("redis-server (pid ")), "{:?}", comments.first());
+    // Where names are not to be shown, the file has none either.
+    let captured = capture(&net, net::Side::Server, &["--redact", "strict"], "tcp port 6379", || {
+        let mut client = net.client("redis-cli");
+        assert!(client.args(["-h", SERVER, "ping"]).stdout(Stdio::null()).status().expect("redis-cli").success());
+    });
+    let comments = tshark(&captured.pcapng, "", &["frame.comment"]);
+    assert!(!comments.is_empty() && comments.iter().all(|row| row[0].contains("~name.")), "{comments:?}");
+    assert!(!contains(&captured.pcapng, b"redis-server"));
+}
+
+/// Datagrams of one socket to ever other addresses of loopback, whose flows are more than are kept.
+const MANY_FLOWS: &str = "
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for n in range(120_000):
+    s.sendto(b'x', (f'127.{1 + (n >> 16)}.{n >> 8 & 255}.{n & 255}', 9))
+";
+
+#[test]
+fn a_hundred_thousand_flows_are_bounded_and_those_left_out_counted() {
+    let Some(net) = Net::new("flows", 0, 0, 0, &["python3"]) else { return };
+    let arguments = ["--interface", "lo", "--no-owners", "--buffer-bytes", "64M", "-o", "pcap"];
+    let captured = capture(&net, net::Side::Client, &arguments, "udp dst port 9", || {
+        let mut python = net.client("python3");
+        assert!(python.args(["-c", MANY_FLOWS]).status().expect("python3").success());
+    });
+    let summary = &captured.envelope["data"]["summary"];
+    let seen = number(&summary["packets"]);
+    assert_eq!(seen + number(&summary["kernel_dropped"]), 120_000, "{summary}");
+    let listed = rows(&captured.envelope).len() as u64;
+    assert_eq!(listed, 100_000, "{summary}");
+    let gaps = captured.envelope["gaps"].as_array().expect("gaps");
+    let told = format!("{} flows are not listed", seen - listed);
+    assert!(gaps.iter().any(|gap| gap["detail"].as_str().is_some_and(|detail| detail.starts_with(&told))), "{gaps:?}");
+    // The goal for a collector that must hold what it saw: no more than the default limit of a session.
+    assert!(number(&captured.envelope["cost"]["peak_rss_kib"]) < 128 << 10, "{}", captured.envelope["cost"]);
 }
 
 #[test]

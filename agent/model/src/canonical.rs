@@ -7,12 +7,14 @@
 //! is whole, as long as the outermost members come in order by themselves (as
 //! `rows` and `summary` do); where they do not, the data is written a second time
 //! with everything held back.
+//!
+//! The same pass can also keep the data as it came, for whoever prints it next.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 use serde_json::Serializer;
-use serde_json::ser::{CharEscape, Formatter};
+use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 use sha2::{Digest, Sha256};
 
 /// `sha256:` and the SHA-256, in hex, of the canonical form of `data`.
@@ -22,28 +24,40 @@ use sha2::{Digest, Sha256};
 /// When `data` holds a floating-point number (the contract of `data` has none) or
 /// a map whose keys are not strings.
 pub fn digest<T: Serialize + ?Sized>(data: &T) -> Result<String, serde_json::Error> {
-    digest_and_bytes(data).map(|(digest, _)| digest)
+    seal(data, 0).map(|seal| seal.digest)
 }
 
-/// The digest of `data`, and how many bytes its JSON has: the canonical form is as long
-/// as any other without white space. Errors as [`digest`].
-pub fn digest_and_bytes<T: Serialize + ?Sized>(data: &T) -> Result<(String, u64), serde_json::Error> {
+/// What one pass over data gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seal {
+    /// As [`digest`].
+    pub digest: String,
+    /// How many bytes its JSON has: the canonical form is as long as any other without white space.
+    pub bytes: u64,
+    /// That JSON with its members as they came, where it was to be kept.
+    pub json: Option<Vec<u8>>,
+}
+
+/// The digest of `data`, and its JSON if it has no more than `most` bytes. Errors as [`digest`].
+pub fn seal<T: Serialize + ?Sized>(data: &T, most: usize) -> Result<Seal, serde_json::Error> {
+    // Pages that are not written take no memory.
+    let mut plain = (most > 0).then(|| Vec::with_capacity(most));
     let mut hash = Hash::default();
-    if !write(data, &mut hash, true)? {
+    if !write(data, &mut hash, &mut plain, true)? {
         hash = Hash::default();
-        write(data, &mut hash, false)?;
+        write(data, &mut hash, &mut None, false)?;
     }
-    let mut text = String::from("sha256:");
+    let mut digest = String::from("sha256:");
     for byte in hash.hash.finalize() {
-        text.push_str(&format!("{byte:02x}"));
+        digest.push_str(&format!("{byte:02x}"));
     }
-    Ok((text, hash.bytes))
+    Ok(Seal { digest, bytes: hash.bytes, json: plain })
 }
 
 /// The canonical form of `data`. Errors as [`digest`].
 pub fn to_vec<T: Serialize + ?Sized>(data: &T) -> Result<Vec<u8>, serde_json::Error> {
     let mut out = Sink(Vec::new());
-    write(data, &mut out, false)?;
+    write(data, &mut out, &mut None, false)?;
     Ok(out.0)
 }
 
@@ -74,9 +88,15 @@ impl Feed for Hash {
 }
 
 /// Writes `data`; false when it was to be fed early and the order forbade it.
-fn write<T: Serialize + ?Sized>(data: &T, feed: &mut impl Feed, early: bool) -> Result<bool, serde_json::Error> {
+fn write<T: Serialize + ?Sized>(
+    data: &T,
+    feed: &mut impl Feed,
+    plain: &mut Option<Vec<u8>>,
+    early: bool,
+) -> Result<bool, serde_json::Error> {
     let mut canonical = Canonical {
         out: Vec::with_capacity(4096),
+        plain,
         objects: Vec::new(),
         orders: Vec::new(),
         unused: Vec::new(),
@@ -95,6 +115,8 @@ fn write<T: Serialize + ?Sized>(data: &T, feed: &mut impl Feed, early: bool) -> 
 struct Canonical<'a, F> {
     /// Written and not yet fed.
     out: Vec<u8>,
+    /// All of it as it came, for as long as it has room.
+    plain: &'a mut Option<Vec<u8>>,
     /// The open objects, outermost first.
     objects: Vec<Object>,
     /// The order of the last object that ended at each depth: rows are alike.
@@ -163,6 +185,15 @@ impl Order {
 impl<F: Feed> Canonical<'_, F> {
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.out.extend_from_slice(bytes);
+        keep(self.plain, bytes);
+        Ok(())
+    }
+
+    /// Lets `write` put something where it writes to.
+    fn put_with(&mut self, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+        let start = self.out.len();
+        write(&mut self.out)?;
+        keep(self.plain, &self.out[start..]);
         Ok(())
     }
 
@@ -171,6 +202,17 @@ impl<F: Feed> Canonical<'_, F> {
         if self.early && self.depth <= 2 && self.objects.len() <= 1 && self.out.len() > 1024 {
             self.feed.feed(&self.out);
             self.out.clear();
+        }
+    }
+}
+
+/// Adds `bytes` to what is kept; lets go of all where they find no room.
+fn keep(plain: &mut Option<Vec<u8>>, bytes: &[u8]) {
+    if let Some(kept) = plain {
+        if kept.capacity() - kept.len() >= bytes.len() {
+            kept.extend_from_slice(bytes);
+        } else {
+            *plain = None;
         }
     }
 }
@@ -207,8 +249,12 @@ impl<F: Feed> Formatter for &mut Canonical<'_, F> {
 
     fn begin_object_key<W: ?Sized + Write>(&mut self, _: &mut W, first: bool) -> io::Result<()> {
         let outermost = self.early && self.objects.len() == 1;
-        if !first && outermost {
-            self.put(b",")?;
+        if !first {
+            // Members that are put in order get their commas with it.
+            match outermost {
+                true => self.put(b",")?,
+                false => keep(self.plain, b","),
+            }
         }
         let start = self.out.len();
         if let Some(object) = self.objects.last_mut() {
@@ -311,10 +357,7 @@ impl<F: Feed> Formatter for &mut Canonical<'_, F> {
 
     fn write_char_escape<W: ?Sized + Write>(&mut self, _: &mut W, escape: CharEscape) -> io::Result<()> {
         // The default writes to its writer: let it write to ours.
-        let mut out = std::mem::take(&mut self.out);
-        let result = serde_json::ser::CompactFormatter.write_char_escape(&mut out, escape);
-        self.out = out;
-        result
+        self.put_with(|out| CompactFormatter.write_char_escape(out, escape))
     }
 
     fn write_null<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
@@ -338,7 +381,7 @@ impl<F: Feed> Formatter for &mut Canonical<'_, F> {
     }
 
     fn write_i64<W: ?Sized + Write>(&mut self, _: &mut W, value: i64) -> io::Result<()> {
-        serde_json::ser::CompactFormatter.write_i64(&mut self.out, value)
+        self.put_with(|out| CompactFormatter.write_i64(out, value))
     }
 
     fn write_u8<W: ?Sized + Write>(&mut self, w: &mut W, value: u8) -> io::Result<()> {
@@ -354,7 +397,7 @@ impl<F: Feed> Formatter for &mut Canonical<'_, F> {
     }
 
     fn write_u64<W: ?Sized + Write>(&mut self, _: &mut W, value: u64) -> io::Result<()> {
-        serde_json::ser::CompactFormatter.write_u64(&mut self.out, value)
+        self.put_with(|out| CompactFormatter.write_u64(out, value))
     }
 
     fn write_f32<W: ?Sized + Write>(&mut self, _: &mut W, _: f32) -> io::Result<()> {
@@ -410,9 +453,27 @@ mod tests {
             let mut whole = Sha256::new();
             whole.update(to_vec(&value).expect("serializable"));
             let whole: String = whole.finalize().iter().map(|b| format!("{b:02x}")).collect();
-            let bytes = value.to_string().len() as u64;
-            assert_eq!(digest_and_bytes(&value).expect("serializable"), (format!("sha256:{whole}"), bytes));
+            let plain = value.to_string().into_bytes();
+            for (most, json) in [(0, None), (plain.len() - 1, None), (plain.len(), Some(plain.clone()))] {
+                let seal = seal(&value, most).expect("serializable");
+                assert_eq!((seal.digest, seal.bytes), (format!("sha256:{whole}"), plain.len() as u64));
+                assert!(seal.json == json, "what is kept is what serde_json writes, or nothing");
+            }
         }
+    }
+
+    #[test]
+    fn what_is_kept_has_its_members_as_they_came() {
+        #[derive(Serialize)]
+        struct Row {
+            z: Option<&'static str>,
+            a: Vec<i32>,
+            m: std::collections::BTreeMap<&'static str, bool>,
+        }
+        let row = || Row { z: Some("\u{1}\"é"), a: vec![-1, 2], m: [("y", true), ("b", false)].into() };
+        let rows = [row(), Row { z: None, a: Vec::new(), m: [].into() }, row()];
+        let plain = serde_json::to_vec(&rows).expect("serializable");
+        assert_eq!(seal(&rows, 1 << 10).expect("serializable").json, Some(plain));
     }
 
     #[test]

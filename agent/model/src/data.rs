@@ -75,6 +75,11 @@ pub trait Shown: erased_serde::Serialize {
 
     /// As [`Data::page`].
     fn page(&self, width: usize) -> Option<String>;
+
+    /// Its JSON without white space, where it is known already.
+    fn json(&self) -> Option<&[u8]> {
+        None
+    }
 }
 
 erased_serde::serialize_trait_object!(Shown);

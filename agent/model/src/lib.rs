@@ -18,7 +18,7 @@ pub mod gap;
 pub mod text;
 pub mod values;
 
-pub use canonical::{digest, digest_and_bytes};
+pub use canonical::{Seal, digest, seal};
 pub use data::{Data, Gathered, Listing, Noted, Shown};
 pub use envelope::{AgentInfo, Cost, Envelope, Observed, Redaction, RedactionLevel, SessionInfo, Target};
 pub use finding::{Finding, Level, Pointer, Unseen};

@@ -7,6 +7,7 @@
 mod stream;
 mod table;
 
+use std::cell::Cell;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -75,7 +76,10 @@ struct Row<'a> {
 /// When it cannot be written: a full disk, say. A closed pipe is no error.
 pub fn print(envelope: &Printed<'_>, format: Format, schema: &Schema, width: Option<usize>) -> io::Result<Ended> {
     ended(|out| match format {
-        Format::Json => json(out, envelope, width.is_some()),
+        Format::Json => match envelope.data.json() {
+            Some(data) if width.is_none() => whole(out, envelope, data),
+            _ => json(out, envelope, width.is_some()),
+        },
         Format::Ndjson => ndjson(out, envelope),
         Format::Table => table::write(out, envelope, schema, width),
     })
@@ -213,31 +217,59 @@ fn ndjson(out: &mut dyn Write, envelope: &Printed<'_>) -> io::Result<()> {
             json(out, &Row { schema, session_id, row: &*row }, false)?;
         }
     }
-    let Envelope {
-        session, sequence, agent, resource, target, observed, cost, options, gaps, redaction, digest, ..
-    } = envelope;
     let rest =
         Rest { data: if count.is_some() { None } else { Some(envelope.data) }, summary: envelope.data.summary() };
-    let end = End {
-        schema,
-        session_id,
-        end: Envelope {
-            schema: schema.to_owned(),
-            session: session.clone(),
-            sequence: *sequence,
-            agent: agent.clone(),
-            resource: resource.clone(),
-            target: target.clone(),
-            observed: observed.clone(),
-            cost: *cost,
-            options: *options,
-            data: rest,
-            gaps: gaps.clone(),
-            redaction: redaction.clone(),
-            digest: digest.clone(),
-        },
-    };
+    let end = End { schema, session_id, end: around(envelope, rest) };
     json(out, &end, false)
+}
+
+/// Writes `envelope`, whose data has the JSON `data`.
+fn whole(out: &mut dyn Write, envelope: &Printed<'_>, data: &[u8]) -> io::Result<()> {
+    let is_next = Cell::new(false);
+    let envelope = around(envelope, Hole(&is_next));
+    envelope.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, Filled { data, is_next: &is_next }))?;
+    out.write_all(b"\n")
+}
+
+/// Stands for data whose JSON is known: the next null is no null.
+struct Hole<'a>(&'a Cell<bool>);
+
+impl Serialize for Hole<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.set(true);
+        serializer.serialize_unit()
+    }
+}
+
+/// Writes JSON without white space, and what is known in the place of a [`Hole`].
+struct Filled<'a> {
+    data: &'a [u8],
+    is_next: &'a Cell<bool>,
+}
+
+impl serde_json::ser::Formatter for Filled<'_> {
+    fn write_null<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(if self.is_next.take() { self.data } else { b"null" })
+    }
+}
+
+/// `envelope` around other data.
+fn around<'a, D>(envelope: &Printed<'a>, data: D) -> Envelope<&'a dyn erased_serde::Serialize, D> {
+    Envelope {
+        schema: envelope.schema.clone(),
+        session: envelope.session.clone(),
+        sequence: envelope.sequence,
+        agent: envelope.agent.clone(),
+        resource: envelope.resource.clone(),
+        target: envelope.target.clone(),
+        observed: envelope.observed.clone(),
+        cost: envelope.cost,
+        options: envelope.options,
+        data,
+        gaps: envelope.gaps.clone(),
+        redaction: envelope.redaction.clone(),
+        digest: envelope.digest.clone(),
+    }
 }
 
 /// The last line of NDJSON whose rows were written before: the envelope, with all

@@ -1,7 +1,11 @@
 //! What is written as packets come: capture files, or a line a packet.
 
+use std::borrow::Cow;
 use std::io;
+use std::sync::Arc;
 
+use agent_model::Text;
+use agent_session::redact::{Class, Redactor};
 use agent_system::Run;
 use agent_system::capture::Counts;
 use agent_system::format::Stream;
@@ -16,6 +20,7 @@ use super::summary::Noticed;
 /// A stream, and what it is.
 pub(crate) struct Writer {
     stream: Stream,
+    redactor: Arc<Redactor>,
     start_ns: u64,
     delivered: u64,
 }
@@ -39,7 +44,8 @@ impl Writer {
             _ => {}
         }
         stream.sink.flush()?;
-        Ok(Some(Self { stream, start_ns: now_ns, delivered: 0 }))
+        let redactor = Arc::clone(run.session().redactor());
+        Ok(Some(Self { stream, redactor, start_ns: now_ns, delivered: 0 }))
     }
 
     /// Whether it wants decoded headers, and not bytes.
@@ -72,7 +78,7 @@ impl Writer {
         let mut words = Vec::new();
         for (role, owner) in [("from", owner(from)), ("to", owner(1 - from))] {
             if let Some(owner) = owner {
-                let name = owner.name.as_ref().map_or("?", |name| name.as_str());
+                let name = owner.name.as_ref().map_or(Cow::Borrowed("?"), |name| self.name(name));
                 words.push(format!("{role} {name} (pid {})", owner.pid));
             }
         }
@@ -81,6 +87,11 @@ impl Writer {
         tagged.pid = owner(from).or(owner(1 - from)).map(|owner| owner.pid);
         tagged.is_outgoing = decoded.is_outgoing;
         self.stream.sink.bytes(&pcapng::packet(&tagged))
+    }
+
+    /// The name of a process, as it may be shown: the file is not serialized, and nothing else redacts it.
+    fn name<'a>(&self, name: &'a Text) -> Cow<'a, str> {
+        self.redactor.text(Class::Name, name.as_str())
     }
 
     /// Writes out what is buffered: the agent may be killed while nothing comes.
@@ -123,6 +134,7 @@ fn comment(run: &Run) -> String {
         }
     }
     if let Some(target) = run.target() {
+        let target = run.session().redactor().target(target);
         words.push_str(&format!("\ntarget {} (pid {})", target.name, target.pid));
     }
     words
