@@ -160,18 +160,17 @@ impl<'r> Directory<'r> {
         most: usize,
         is_end: impl Fn(usize, usize) -> bool,
     ) -> Result<bool, Failure> {
-        if !self.run.memo().keeps(name) {
+        let Some(key) = self.run.memo().key(&self.fd, name) else {
             return self.read_now(name, into, most, is_end);
-        }
-        let path = Joined(&self.path, name).to_string();
-        if let Some(known) = self.run.memo().file(&path) {
+        };
+        if let Some(known) = self.run.memo().file(key) {
             into.clear();
             into.extend_from_slice(&known);
             return Ok(into.len() <= most);
         }
         let whole = self.read_now(name, into, most, is_end)?;
         if whole {
-            self.run.memo().keep(path, into);
+            self.run.memo().keep(key, into);
         }
         Ok(whole)
     }
