@@ -83,7 +83,7 @@ pub(crate) struct Look<'a> {
 }
 
 /// So much of an answer, as JSON, is kept between the digest and the printing of it; more is serialized twice.
-const MOST_KEPT: usize = 6 << 20;
+const MOST_KEPT: usize = 4 << 20;
 
 /// Data as it may be shown, and its JSON where that was kept.
 struct Known<'a> {
