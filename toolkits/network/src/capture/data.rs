@@ -6,6 +6,8 @@ use agent_model::{Data, Text};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::flows;
+
 /// What the packets mean.
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct Packets {
@@ -27,7 +29,8 @@ pub struct Packets {
     pub interfaces: Option<Vec<Interface>>,
     /// Flows, by when they began. Absent when nothing was captured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rows: Option<Vec<Flow>>,
+    #[schemars(with = "Option<Vec<Flow>>")]
+    pub rows: Option<Vec<flows::Flow>>,
     /// Errors that ICMP reported, by kind, reporter and the flow they are about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub icmp_errors: Option<Vec<IcmpError>>,
@@ -95,8 +98,11 @@ pub struct Owner {
     pub pid: u32,
     /// Its name (`comm`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-class" = "host"))]
+    #[schemars(extend("x-class" = "name"))]
     pub name: Option<Text>,
+    /// Both, as they may be shown, for the comments of a capture file: nothing else redacts that.
+    #[serde(skip)]
+    pub label: String,
 }
 
 /// Packets between two places.

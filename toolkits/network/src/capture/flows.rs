@@ -1,6 +1,7 @@
 //! The flows of a capture: who talks with whom, in a table of bounded size.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -25,11 +26,11 @@ const NONE: u32 = u32::MAX;
 pub type Place = (IpAddr, u16);
 
 /// What makes packets one flow: both directions have the same key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// The interface, where packets of all are captured: one that passes two is not
     /// one that is sent twice.
-    pub interface: u32,
+    pub interface: Option<u32>,
     /// The innermost tunnel, and how many there are.
     pub tunnel: Option<(Tunnel, usize)>,
     /// The VLAN.
@@ -38,6 +39,24 @@ pub struct Key {
     pub protocol: u8,
     /// The lower of its ends, and the higher.
     pub ends: [Place; 2],
+}
+
+/// In one piece: each write to a hasher has a price of its own. What is rarely different is left out.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut bytes = [0; 40];
+        for (end, (address, port)) in bytes[..36].chunks_exact_mut(18).zip(self.ends) {
+            match address {
+                IpAddr::V4(address) => end[..4].copy_from_slice(&address.octets()),
+                IpAddr::V6(address) => end[..16].copy_from_slice(&address.octets()),
+            }
+            end[16..].copy_from_slice(&port.to_ne_bytes());
+        }
+        bytes[36] = self.protocol;
+        bytes[37] = self.interface.unwrap_or(0) as u8;
+        bytes[38..].copy_from_slice(&self.vlan.unwrap_or(0).to_ne_bytes());
+        state.write(&bytes);
+    }
 }
 
 /// One direction of a flow.
@@ -156,9 +175,13 @@ impl Flows {
         self.flows.get_mut(flow as usize)
     }
 
-    /// All flows: by when they began, then by their key.
-    pub fn into_sorted(self) -> Vec<Flow> {
+    /// All flows: by when they began, then by their key; their times from `origin_ns` on.
+    pub fn into_sorted(self, origin_ns: u64) -> Vec<Flow> {
         let mut flows = self.flows;
+        for flow in &mut flows {
+            flow.first_ns = flow.first_ns.saturating_sub(origin_ns);
+            flow.last_ns = flow.last_ns.saturating_sub(origin_ns);
+        }
         flows.sort_unstable_by(|a, b| (a.first_ns, &a.key).cmp(&(b.first_ns, &b.key)));
         flows
     }
@@ -193,13 +216,18 @@ impl Flows {
         });
         let is_new = known.is_none();
         let number = match known {
+            Some(number) if number == self.newest => number,
             Some(number) => {
                 self.unlink(number);
+                self.link(number);
                 number
             }
-            None => self.begin(key, client_of(decoded, sender, &key), now_ns),
+            None => {
+                let number = self.begin(key, client_of(decoded, sender, &key), now_ns);
+                self.link(number);
+                number
+            }
         };
-        self.link(number);
         let flow = &mut self.flows[number as usize];
         flow.last_ns = flow.last_ns.max(now_ns);
         let from = usize::from(sender != flow.client);
@@ -239,7 +267,7 @@ impl Flows {
         let (source, destination) = ((ip.source, ports.0), (ip.destination, ports.1));
         let is_first = source <= destination;
         let key = Key {
-            interface: decoded.interface.unwrap_or(0),
+            interface: decoded.interface,
             tunnel: decoded.innermost_tunnel(),
             vlan: decoded.vlan,
             protocol: ip.protocol,

@@ -165,7 +165,7 @@ impl<'a> Line<'a> {
                 answer: message.is_response.then(|| dns::rcode_name(message.rcode)),
                 latency_us: noticed.dns_latency_ns.map(|ns| ns / 1000),
             }),
-            http: noticed.http.as_ref().map(|start| match start {
+            http: noticed.http.as_deref().map(|start| match start {
                 http::Start::Request { method, target, .. } => {
                     Start { method: Some(method), target: Some(Text::from_bytes(target)), status: None }
                 }

@@ -236,7 +236,7 @@ impl Taken<'_> {
         }
         let (left_out, options, ended) = (self.watch.left_out(), self.options, self.ended);
         let evicted = self.watch.flows.evicted;
-        let mut data = self.watch.finish(options.interface == agent_system::capture::ANY);
+        let mut data = self.watch.finish();
         data.interface = about(options).interface;
         data.filter = about(options).filter;
         data.link_type = Some(link_name(self.link_type));

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
 
 use agent_model::Gap;
+use agent_session::redact::{Class, Redactor};
 use agent_system::sock_diag::SockDiag;
 use agent_system::{Failure, Run, capture, clock};
 
@@ -67,6 +68,7 @@ pub(crate) struct Table {
     bound: HashMap<(u8, Place), u64>,
     holders: Holders,
     owners: HashMap<u64, Arc<Owner>>,
+    redactor: Option<Arc<Redactor>>,
     /// Why it could not be read, or not all of it.
     failure: Option<Failure>,
     /// How long reading took.
@@ -78,7 +80,7 @@ impl Table {
     pub(crate) fn read(run: &Run) -> Self {
         let began_us = clock::boot_us();
         let interfaces = capture::interfaces(run).unwrap_or_default();
-        let mut table = Self::default();
+        let mut table = Self { redactor: Some(Arc::clone(run.session().redactor())), ..Self::default() };
         table.local.extend(interfaces.into_iter().flat_map(|interface| interface.addresses));
         table.failure = table.try_read(run).err();
         table.cost_us = clock::boot_us().saturating_sub(began_us);
@@ -145,7 +147,12 @@ impl Table {
             }
             let Some(owners) = self.holders.of(inode) else { continue };
             let Some(first) = owners.iter().next() else { continue };
-            let owner = Arc::new(Owner { pid: first.pid, name: first.name.cloned() });
+            let shown = match (first.name, &self.redactor) {
+                (Some(name), Some(redactor)) => redactor.text(Class::Name, name.as_str()),
+                _ => "?".into(),
+            };
+            let label = format!("{shown} (pid {})", first.pid);
+            let owner = Arc::new(Owner { pid: first.pid, name: first.name.cloned(), label });
             self.owners.insert(inode, Arc::clone(&owner));
             flow.owners[side] = Some(owner);
         }

@@ -1,5 +1,6 @@
 //! Capture files: pcapng (draft-ietf-opsawg-pcapng) and the older pcap
 //! (draft-ietf-opsawg-pcap). Pure functions: a block's content in, its bytes out.
+//! Those of packets write into a buffer of the caller's, which has room after the first.
 
 /// Bytes of a block, in our own byte order, as the format asks.
 #[derive(Debug, Default)]
@@ -7,7 +8,13 @@ struct Block(Vec<u8>);
 
 impl Block {
     fn new(kind: u32) -> Self {
-        let mut block = Self(Vec::with_capacity(256));
+        Self::within(Vec::with_capacity(256), kind)
+    }
+
+    /// A block in the room of `buffer`, whose content goes.
+    fn within(mut buffer: Vec<u8>, kind: u32) -> Self {
+        buffer.clear();
+        let mut block = Self(buffer);
         block.u32(kind);
         // The length, once it is known.
         block.u32(0);
@@ -24,7 +31,13 @@ impl Block {
 
     fn padded(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self.pad(bytes.len());
+    }
+
+    /// Fills up after so many bytes.
+    fn pad(&mut self, length: usize) {
+        let missing = length.wrapping_neg() % 4;
+        self.0.extend_from_slice(&[0; 3][..missing]);
     }
 
     fn option(&mut self, code: u16, value: &[u8]) {
@@ -33,6 +46,24 @@ impl Block {
         self.u16(code);
         self.u16(value.len() as u16);
         self.padded(value);
+    }
+
+    /// The comment `from END, to END`.
+    fn ends(&mut self, ends: [Option<&str>; 2]) {
+        self.u16(COMMENT);
+        // The length, once it is known.
+        self.u16(0);
+        let start = self.0.len();
+        for (role, end) in ["from ", "to "].into_iter().zip(ends) {
+            let Some(end) = end else { continue };
+            let comma = if self.0.len() > start { ", " } else { "" };
+            for part in [comma, role, end] {
+                self.0.extend_from_slice(part.as_bytes());
+            }
+        }
+        let length = self.0.len() - start;
+        self.0[start - 2..start].copy_from_slice(&(length as u16).to_ne_bytes());
+        self.pad(length);
     }
 
     /// A time as two words, the higher first.
@@ -99,34 +130,33 @@ pub struct Tagged<'a> {
     pub is_outgoing: Option<bool>,
     /// The process that owns its socket.
     pub pid: Option<u32>,
-    /// A comment on it.
-    pub comment: &'a str,
+    /// The processes that sent it and that it is for, for a comment on it.
+    pub ends: [Option<&'a str>; 2],
 }
 
-/// A packet of the first interface.
-pub fn packet(packet: &Tagged<'_>) -> Vec<u8> {
-    let mut block = Block::new(6);
+/// A packet of the first interface, in `buffer`.
+pub fn packet(packet: &Tagged<'_>, buffer: &mut Vec<u8>) {
+    let mut block = Block::within(std::mem::take(buffer), 6);
     block.u32(0);
     block.0.extend_from_slice(&Block::time(packet.time_ns));
     block.u32(packet.bytes.len() as u32);
     block.u32(packet.wire_bytes);
     block.padded(packet.bytes);
-    let mut has_options = false;
-    if !packet.comment.is_empty() {
-        block.option(COMMENT, packet.comment.as_bytes());
-        has_options = true;
+    let has_comment = packet.ends.iter().any(Option::is_some);
+    if has_comment {
+        block.ends(packet.ends);
     }
     if let Some(is_outgoing) = packet.is_outgoing {
         let direction: u32 = if is_outgoing { 2 } else { 1 };
         block.option(2, &direction.to_ne_bytes());
-        has_options = true;
     }
     if let Some(pid) = packet.pid {
         // The second half is the thread, of which nothing is known.
-        block.option(8, &[pid.to_ne_bytes(), [0; 4]].concat());
-        has_options = true;
+        let mut ids = [0; 8];
+        ids[..4].copy_from_slice(&pid.to_ne_bytes());
+        block.option(8, &ids);
     }
-    block.end(has_options)
+    *buffer = block.end(has_comment || packet.is_outgoing.is_some() || packet.pid.is_some());
 }
 
 /// What was counted on the first interface.
@@ -173,15 +203,16 @@ pub fn old_header(link_type: u16, snaplen: u32) -> Vec<u8> {
     header.0
 }
 
-/// A packet of a pcap file.
-pub fn old_packet(packet: &Tagged<'_>) -> Vec<u8> {
-    let mut record = Block(Vec::with_capacity(16 + packet.bytes.len()));
+/// A packet of a pcap file, in `buffer`.
+pub fn old_packet(packet: &Tagged<'_>, buffer: &mut Vec<u8>) {
+    buffer.clear();
+    let mut record = Block(std::mem::take(buffer));
     record.u32((packet.time_ns / 1_000_000_000) as u32);
     record.u32((packet.time_ns % 1_000_000_000 / 1000) as u32);
     record.u32(packet.bytes.len() as u32);
     record.u32(packet.wire_bytes);
     record.0.extend_from_slice(packet.bytes);
-    record.0
+    *buffer = record.0;
 }
 
 #[cfg(test)]
@@ -190,8 +221,15 @@ mod tests {
 
     #[test]
     fn blocks_say_their_length_twice_and_are_padded() {
-        let tagged =
-            Tagged { bytes: &[1, 2, 3], pid: Some(7), comment: "x", is_outgoing: Some(true), ..Tagged::default() };
+        let ends = [Some("x (pid 7)"), Some("y (pid 8)")];
+        let tagged = Tagged { bytes: &[1, 2, 3], pid: Some(7), ends, is_outgoing: Some(true), ..Tagged::default() };
+        let packet = |tagged: &Tagged<'_>| {
+            let mut buffer = b"of the one before".to_vec();
+            packet(tagged, &mut buffer);
+            buffer
+        };
+        let comment = b"from x (pid 7), to y (pid 8)";
+        assert!(packet(&tagged).windows(comment.len()).any(|bytes| bytes == comment));
         let all = [
             section("agent", "session 1"),
             interface(1, 96, "eth0", "tcp"),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use agent_model::Text;
 use agent_system::clock;
+use serde::{Serialize, Serializer};
 
 use super::data;
 use super::decode::{Decoded, Icmp, Layer, Transport, Tunnel};
@@ -22,11 +23,11 @@ pub struct Noticed {
     /// Its place.
     pub placed: Option<Placed>,
     /// The DNS message.
-    pub dns: Option<dns::Message>,
+    pub dns: Option<Box<dns::Message>>,
     /// The latency of that answer, in nanoseconds.
     pub dns_latency_ns: Option<u64>,
     /// The beginning of an HTTP message.
-    pub http: Option<http::Start>,
+    pub http: Option<Box<http::Start>>,
 }
 
 /// What is noted of all packets.
@@ -112,7 +113,7 @@ impl Watch {
                 if placed.is_first {
                     self.waiting.remove(&placed.flow);
                 }
-                noticed.http = http::start(decoded.payload);
+                noticed.http = http::start(decoded.payload).map(Box::new);
                 if let Some(start) = &noticed.http {
                     self.http(placed, start, now_ns);
                 }
@@ -132,7 +133,7 @@ impl Watch {
         };
         let (source, destination) = ((ip.source, ports.0), (ip.destination, ports.1));
         noticed.dns_latency_ns = self.names.message(message.clone(), source, destination, now_ns);
-        noticed.dns = Some(message);
+        noticed.dns = Some(Box::new(message));
     }
 
     fn http(&mut self, placed: Placed, start: &http::Start, now_ns: u64) {
@@ -209,20 +210,21 @@ impl Watch {
         }
     }
 
-    /// The answer. `is_any`: packets of all interfaces were captured.
-    pub fn finish(self, is_any: bool) -> data::Packets {
+    /// The answer.
+    pub fn finish(self) -> data::Packets {
         let first_ns = self.first_ns;
         let mut summary = self.totals;
         summary.flows_evicted = self.flows.evicted;
         summary.first_time = (summary.packets > 0).then(|| clock::rfc3339(first_ns / 1000));
         summary.duration_us = self.last_ns.saturating_sub(first_ns) / 1000;
         summary.malformed = LAYERS.into_iter().zip(self.malformed).filter(|(_, count)| *count > 0).collect();
-        let rows: Vec<data::Flow> = self.flows.into_sorted().iter().map(|flow| row(flow, first_ns, is_any)).collect();
+        let rows = self.flows.into_sorted(first_ns);
         summary.flows = rows.len() as u64;
-        for row in &rows {
-            summary.resets += u64::from(matches!(row.state, Some("reset" | "refused")));
-            summary.syn_unanswered += u64::from(row.state == Some("syn_unanswered"));
-            summary.without_owner += u64::from(row.client_owner.is_none() && row.server_owner.is_none());
+        for flow in &rows {
+            let state = flow.tcp.as_ref().map(|connection| connection.state());
+            summary.resets += u64::from(matches!(state, Some("reset" | "refused")));
+            summary.syn_unanswered += u64::from(state == Some("syn_unanswered"));
+            summary.without_owner += u64::from(flow.owners.iter().all(Option::is_none));
         }
         let icmp_errors = self.errors.into_iter().map(|(error, count)| data::IcmpError { count, ..error }).collect();
         data::Packets {
@@ -253,7 +255,14 @@ pub(super) fn times(times: &tcp::Times) -> Option<data::Times> {
 
 const SIDES: [&str; 2] = ["client", "server"];
 
-fn row(flow: &Flow, first_ns: u64, is_any: bool) -> data::Flow {
+/// A flow as it is shown: made when it is, since that takes several times the room.
+impl Serialize for Flow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        row(self).serialize(serializer)
+    }
+}
+
+fn row(flow: &Flow) -> data::Flow {
     let [client, server]: [Place; 2] = flow.ends();
     let [sent, received] = flow.directions;
     let connection = flow.tcp.as_deref();
@@ -273,11 +282,11 @@ fn row(flow: &Flow, first_ns: u64, is_any: bool) -> data::Flow {
         client_port: client.1,
         server_address: server.0.to_string(),
         server_port: server.1,
-        interface_index: is_any.then_some(flow.key.interface),
+        interface_index: flow.key.interface,
         vlan: flow.key.vlan,
         tunnel,
         tunnel_id,
-        first_us: flow.first_ns.saturating_sub(first_ns) / 1000,
+        first_us: flow.first_ns / 1000,
         duration_us: flow.last_ns.saturating_sub(flow.first_ns) / 1000,
         client_packets: sent.packets,
         client_bytes: sent.bytes,
@@ -424,8 +433,8 @@ mod tests {
         assert_eq!((kept(a), kept(b)), (Some(40), Some(second.len())));
         let alert = segment(true, 0x18, 1, 500, b"\x15\x03\x03\x00\x02\x02\x28");
         take(&mut watch, &alert, 3000);
-        let data = watch.finish(false);
-        let tls = data.rows.as_ref().and_then(|rows| rows[0].tls.as_ref()).expect("TLS");
+        let data = watch.finish();
+        let tls = row(&data.rows.expect("rows")[0]).tls.expect("TLS");
         assert_eq!(tls.server_name.as_ref().map(|name| name.as_str()), Some("db.example"));
         assert_eq!((tls.alerts[0].from, tls.alerts[0].description), ("server", "handshake_failure"));
     }
@@ -437,7 +446,7 @@ mod tests {
         take(&mut watch, &segment(false, 0x18, 100, 1, b"GET /a?x=1 HTTP/1.1\r\nHost: h\r\n\r\n"), 1_000_000);
         take(&mut watch, &segment(true, 0x18, 1, 133, b"HTTP/1.1 100 Continue\r\n\r\n"), 2_000_000);
         take(&mut watch, &segment(true, 0x18, 26, 133, b"HTTP/1.1 503 No\r\n\r\n"), 5_000_000);
-        let data = watch.finish(false);
+        let data = watch.finish();
         let exchange = &data.http.expect("HTTP")[0];
         assert_eq!((exchange.method, exchange.target.as_str()), ("GET", "/a?x=*"));
         assert_eq!((exchange.status, exchange.first_byte_us), (Some(503), Some(4000)));
@@ -452,7 +461,7 @@ mod tests {
             take(&mut watch, &segment(false, 0x10, start + 1, 71, b""), time + 2);
             take(&mut watch, &segment(true, 0x14, 71, start + 1, b""), time + 3);
         }
-        let rows = watch.finish(false).rows.expect("rows");
+        let rows: Vec<_> = watch.finish().rows.expect("rows").iter().map(row).collect();
         assert_eq!(rows.len(), 2);
         assert!(
             rows.iter().all(|row| row.state == Some("reset") && row.client_port == 40000 && row.client_packets == 2)
@@ -472,7 +481,7 @@ mod tests {
             let packet = packet(port);
             flows.place(&decode(101, &packet, 40), 40, time as u64);
         }
-        let ports: Vec<u16> = flows.into_sorted().iter().map(|flow| flow.ends()[0].1).collect();
+        let ports: Vec<u16> = flows.into_sorted(0).iter().map(|flow| flow.ends()[0].1).collect();
         assert_eq!(ports, [40001, 40003]);
     }
 
@@ -495,7 +504,7 @@ mod tests {
             assert!(keep::kept_bytes(&decoded, packet.len(), hello_bytes) <= packet.len());
         }
         assert!(watch.flows.evicted > 0);
-        let data = watch.finish(true);
+        let data = watch.finish();
         assert_eq!(data.summary.map(|summary| summary.packets), Some(100_000));
         assert_eq!(data.rows.map(|rows| rows.len()), Some(64));
     }

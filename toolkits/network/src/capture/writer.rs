@@ -1,11 +1,7 @@
 //! What is written as packets come: capture files, or a line a packet.
 
-use std::borrow::Cow;
 use std::io;
-use std::sync::Arc;
 
-use agent_model::Text;
-use agent_session::redact::{Class, Redactor};
 use agent_system::Run;
 use agent_system::capture::Counts;
 use agent_system::format::Stream;
@@ -20,7 +16,8 @@ use super::summary::Noticed;
 /// A stream, and what it is.
 pub(crate) struct Writer {
     stream: Stream,
-    redactor: Arc<Redactor>,
+    /// For the next packet.
+    buffer: Vec<u8>,
     start_ns: u64,
     delivered: u64,
 }
@@ -44,8 +41,7 @@ impl Writer {
             _ => {}
         }
         stream.sink.flush()?;
-        let redactor = Arc::clone(run.session().redactor());
-        Ok(Some(Self { stream, redactor, start_ns: now_ns, delivered: 0 }))
+        Ok(Some(Self { stream, buffer: Vec::new(), start_ns: now_ns, delivered: 0 }))
     }
 
     /// Whether it wants decoded headers, and not bytes.
@@ -71,27 +67,16 @@ impl Writer {
         }
         let mut tagged = Tagged { time_ns, wire_bytes, bytes, ..Tagged::default() };
         if self.stream.format == "pcap" {
-            return self.stream.sink.bytes(&pcapng::old_packet(&tagged));
+            pcapng::old_packet(&tagged, &mut self.buffer);
+            return self.stream.sink.bytes(&self.buffer);
         }
         let from = noticed.placed.map_or(0, |placed| placed.from);
-        let owner = |side: usize| flow.and_then(|flow| flow.owners[side].as_deref());
-        let mut words = Vec::new();
-        for (role, owner) in [("from", owner(from)), ("to", owner(1 - from))] {
-            if let Some(owner) = owner {
-                let name = owner.name.as_ref().map_or(Cow::Borrowed("?"), |name| self.name(name));
-                words.push(format!("{role} {name} (pid {})", owner.pid));
-            }
-        }
-        let comment = words.join(", ");
-        tagged.comment = &comment;
-        tagged.pid = owner(from).or(owner(1 - from)).map(|owner| owner.pid);
+        let owners = [from, 1 - from].map(|side| flow.and_then(|flow| flow.owners[side].as_deref()));
+        tagged.ends = owners.map(|owner| owner.map(|owner| owner.label.as_str()));
+        tagged.pid = owners[0].or(owners[1]).map(|owner| owner.pid);
         tagged.is_outgoing = decoded.is_outgoing;
-        self.stream.sink.bytes(&pcapng::packet(&tagged))
-    }
-
-    /// The name of a process, as it may be shown: the file is not serialized, and nothing else redacts it.
-    fn name<'a>(&self, name: &'a Text) -> Cow<'a, str> {
-        self.redactor.text(Class::Name, name.as_str())
+        pcapng::packet(&tagged, &mut self.buffer);
+        self.stream.sink.bytes(&self.buffer)
     }
 
     /// Writes out what is buffered: the agent may be killed while nothing comes.
