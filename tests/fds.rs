@@ -245,6 +245,27 @@ fn agrees_with_lsof_on_java() {
 }
 
 #[test]
+fn agrees_with_lsof_on_python() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let port = common::servers::free_port();
+    let python = match common::servers::python(directory.path(), port) {
+        Ok(python) => python,
+        Err(reason) => return skip("agrees_with_lsof_on_python", reason),
+    };
+    let _client = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connects");
+    wait_until("python to accept", SOON, || {
+        rows(&fds(python.pid())).iter().any(|row| row["socket"]["state"] == "established")
+    });
+    compare_with_lsof("agrees_with_lsof_on_python", python.pid());
+    let seen = fds(python.pid());
+    let types: BTreeSet<&str> = rows(&seen).iter().filter_map(|row| row["type"].as_str()).collect();
+    assert!(["socket", "epoll", "pipe", "file"].iter().all(|kind| types.contains(kind)), "{types:?}");
+    for child in common::servers::children(python.pid()) {
+        common::signal(child, nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+#[test]
 fn agrees_with_lsof_on_nginx_and_its_worker() {
     let name = "agrees_with_lsof_on_nginx_and_its_worker";
     let directory = tempfile::tempdir().expect("a directory");

@@ -100,15 +100,59 @@ impl Postgres {
 
 /// A Java program that waits: a JVM with its threads and libraries. The error says why there is none.
 pub(crate) fn java(directory: &Path) -> Result<Child, &'static str> {
+    let text = "public class Wait { public static void main(String[] a) throws Exception {\n\
+        System.out.println(\"\\\"ready\\\"\"); System.in.read(); } }\n";
+    java_of(directory, text)
+}
+
+fn java_of(directory: &Path, text: &str) -> Result<Child, &'static str> {
     if !has_tool("java") || !has_tool("javac") {
         return Err("no java or javac");
     }
-    let text = "public class Wait { public static void main(String[] a) throws Exception {\n\
-        System.out.println(\"\\\"ready\\\"\"); System.in.read(); } }\n";
     fs::write(directory.join("Wait.java"), text).expect("a file");
     let made = Command::new("javac").arg("Wait.java").current_dir(directory).status().expect("javac");
     assert!(made.success());
     Ok(Child::ready(Command::new("java").args(["-Xmx64m", "Wait"]).current_dir(directory)))
+}
+
+/// A Python program that listens at `port` of loopback, keeps whoever connects, and has a descriptor of each kind
+/// that its event loop and its child need.
+pub(crate) fn python(directory: &Path, port: u16) -> Result<Child, &'static str> {
+    if !has_tool("python3") {
+        return Err("python3 is not installed");
+    }
+    let text = format!(
+        "import asyncio, subprocess, sys, tempfile\n\
+         held, log = [], open('log', 'a')\n\
+         async def serve(reader, writer):\n\
+         \x20   byte = await reader.read(1)\n\
+         \x20   if not byte: return writer.close()\n\
+         \x20   held.append(writer); writer.write(byte); await writer.drain()\n\
+         async def main():\n\
+         \x20   server = await asyncio.start_server(serve, '127.0.0.1', {port})\n\
+         \x20   held.append(subprocess.Popen(['sleep', '1000'], stdin=subprocess.PIPE))\n\
+         \x20   held.append(tempfile.TemporaryFile())\n\
+         \x20   print('\"ready\"', flush=True)\n\
+         \x20   await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)\n\
+         asyncio.run(main())\n"
+    );
+    fs::write(directory.join("server.py"), text).expect("a program");
+    Ok(Child::ready(Command::new("python3").arg("server.py").current_dir(directory)))
+}
+
+/// A Java program that listens at `port` of loopback, answers the first byte of whoever connects, and keeps them.
+pub(crate) fn java_server(directory: &Path, port: u16) -> Result<Child, &'static str> {
+    let text = format!(
+        "import java.net.*; import java.util.*;\n\
+         public class Wait {{ public static void main(String[] a) throws Exception {{\n\
+         ServerSocket server = new ServerSocket({port}, 50, InetAddress.getByName(\"127.0.0.1\"));\n\
+         Thread serve = new Thread(() -> {{ List<Socket> held = new ArrayList<>(); try {{ while (true) {{\n\
+         Socket one = server.accept(); int b = one.getInputStream().read(); if (b < 0) {{ one.close(); continue; }}\n\
+         held.add(one); one.getOutputStream().write(b); }} }}\n\
+         catch (Exception e) {{ }} }}); serve.setDaemon(true); serve.start();\n\
+         System.out.println(\"\\\"ready\\\"\"); System.in.read(); }} }}\n"
+    );
+    java_of(directory, &text)
 }
 
 /// The processes that the first thread of `pid` has started, and that are still there.

@@ -27,6 +27,22 @@ fn python() -> Child {
     Child::ready(Command::new("python3").args(["-c", program]))
 }
 
+/// nginx in one process: a worker outlives a master that is killed.
+fn nginx(directory: &Path) -> Child {
+    let place = directory.display();
+    let socket = directory.join("nginx.socket");
+    let text = format!(
+        "daemon off; master_process off; pid {place}/nginx.pid; error_log {place}/error.log; events {{}}\n\
+         http {{ access_log off; server {{ listen unix:{}; }} }}\n",
+        socket.display()
+    );
+    std::fs::write(directory.join("nginx.conf"), text).expect("a configuration");
+    let file = directory.join("nginx.conf");
+    let child = Child::start(Command::new("nginx").arg("-p").arg(directory).arg("-c").arg(file));
+    common::wait_until("nginx", SOON, || socket.exists());
+    child
+}
+
 /// Looks at `pid`, which is stopped, with the agent and in another way, until `differences` has none between the two.
 /// The pages of libc are shared with whatever else starts and ends on this machine meanwhile, so one look is not enough
 /// for PSS; what is wrong stays wrong.
@@ -73,6 +89,10 @@ fn targets(directory: &Path) -> Vec<(&'static str, Child)> {
     match common::servers::java(directory) {
         Ok(child) => targets.push(("java", child)),
         Err(reason) => skip("java", reason),
+    }
+    match has_tool("nginx") {
+        true => targets.push(("nginx", nginx(directory))),
+        false => skip("nginx", "nginx is not installed"),
     }
     match common::servers::Postgres::start_in(directory, "127.0.0.1", common::servers::free_port(), |program| {
         Command::new(program)

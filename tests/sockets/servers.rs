@@ -285,6 +285,51 @@ fn sockets_of_postgres_are_what_ss_says() {
     assert!(owners(listener).iter().any(|(pid, _)| *pid == u64::from(postgres.server.pid())), "{listener}");
 }
 
+/// Compares the sockets of a server that answers the first byte of each connection.
+fn compare_with_ss(port: u16, server: u32) {
+    let mut clients: Vec<TcpStream> = (0..5).map(|_| connect(port)).collect();
+    for client in &mut clients {
+        client.write_all(b"x").expect("writes");
+        client.read_exact(&mut [0]).expect("an answer");
+    }
+    let seen = assert_port_is_what_ss_says(port, clients.len());
+    let of_server = |row: &&Value| owners(row).iter().any(|(pid, _)| *pid == u64::from(server));
+    let states = rows(&seen).iter().filter(of_server).map(|row| row["state"].as_str().expect("a state"));
+    let count = |wanted: &str| states.clone().filter(|state| *state == wanted).count();
+    assert_eq!((count("listen"), count("established")), (1, clients.len()));
+}
+
+#[test]
+fn sockets_of_python_are_what_ss_says() {
+    let name = "sockets_of_python_are_what_ss_says";
+    let (directory, port) = (tempfile::tempdir().expect("a temporary directory"), free_port());
+    if !tools(name, &["ss"]) {
+        return;
+    }
+    match crate::common::servers::python(directory.path(), port) {
+        Ok(server) => {
+            compare_with_ss(port, server.pid());
+            for child in crate::common::servers::children(server.pid()) {
+                common::signal(child, nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+        Err(reason) => skip(name, reason),
+    }
+}
+
+#[test]
+fn sockets_of_java_are_what_ss_says() {
+    let name = "sockets_of_java_are_what_ss_says";
+    let (directory, port) = (tempfile::tempdir().expect("a temporary directory"), free_port());
+    if !tools(name, &["ss"]) {
+        return;
+    }
+    match crate::common::servers::java_server(directory.path(), port) {
+        Ok(server) => compare_with_ss(port, server.pid()),
+        Err(reason) => skip(name, reason),
+    }
+}
+
 #[test]
 fn a_listener_of_nginx_has_all_its_processes_as_owners() {
     let name = "a_listener_of_nginx_has_all_its_processes_as_owners";
