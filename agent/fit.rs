@@ -73,9 +73,10 @@ fn cut_rows(answer: &mut Answer, room: u64) -> bool {
     }
     answer.gaps.retain(|gap| row_of(&gap.at).is_none_or(|row| row < kept));
     let words = format!("{} of {count} rows were left out: more may not be written", count - kept);
-    // The place of the first that is missing.
-    answer.gaps.retain(|gap| !(gap.reason == Reason::LimitReached && gap.at == "/rows"));
-    answer.gaps.push(limit_gap("/rows", words));
+    // Once, however often it takes; what the collector itself left out stays told.
+    let gap = limit_gap("/rows", words);
+    answer.gaps.retain(|other| other.at != gap.at || other.reason != gap.reason || other.remedy != gap.remedy);
+    answer.gaps.push(gap);
     true
 }
 
@@ -141,6 +142,16 @@ mod tests {
         let last = large.gaps.last().expect("a gap");
         assert_eq!((last.reason, last.at.as_str()), (Reason::LimitReached, "/rows"));
         assert!(large.gaps.iter().all(|gap| row_of(&gap.at).is_none_or(|row| row < kept)));
+    }
+
+    #[test]
+    fn what_a_collector_left_out_itself_stays_told() {
+        let mut large = answer(1_000, 0);
+        large.gaps.push(Gap::new("/rows", Reason::LimitReached).detail("20 flows are not listed"));
+        fit_all(&mut large, 64 << 10).expect("it fits");
+        let details: Vec<_> = large.gaps.iter().filter_map(|gap| gap.detail.as_deref()).collect();
+        assert_eq!(details.len(), 2, "{details:?}");
+        assert_eq!(details[0], "20 flows are not listed");
     }
 
     #[test]

@@ -138,7 +138,8 @@ pub struct Placed {
 #[derive(Debug)]
 pub struct Flows {
     flows: Vec<Flow>,
-    index: HashMap<Key, u32>,
+    /// Hashed with a seed of this run, and for each packet: cheaply.
+    index: HashMap<Key, u32, foldhash::quality::RandomState>,
     newest: u32,
     oldest: u32,
     most: usize,
@@ -154,7 +155,7 @@ impl Flows {
     pub fn new(most: usize) -> Self {
         Self {
             flows: Vec::new(),
-            index: HashMap::new(),
+            index: HashMap::default(),
             newest: NONE,
             oldest: NONE,
             most: most.max(1),
