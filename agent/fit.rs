@@ -1,7 +1,7 @@
 //! Making an answer fit the limit of what may be written.
 
 use agent_model::data::json_bytes;
-use agent_model::{Data, Gap, Reason};
+use agent_model::{Data, Gap};
 use agent_session::Refusal;
 use agent_system::Answer;
 
@@ -110,7 +110,7 @@ fn cut_gaps(answer: &mut Answer, room: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use agent_model::Listing;
+    use agent_model::{Listing, Reason};
 
     use super::*;
 
