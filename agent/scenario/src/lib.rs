@@ -4,6 +4,7 @@
 //! hands in how a command is performed and how time passes ([`Host`]).
 
 pub mod built_in;
+pub mod bundle;
 mod cel;
 mod difference;
 pub mod evidence;
