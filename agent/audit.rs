@@ -20,6 +20,8 @@ pub(crate) struct Lines {
     chain: Chain,
     /// Whether the lines are written: on a terminal they would drown what a person came for.
     is_written: bool,
+    /// The lines so far, where somebody wants them.
+    kept: Option<Vec<u8>>,
 }
 
 /// Now, as a record says it.
@@ -36,12 +38,17 @@ pub(crate) fn data(value: Value) -> Data {
 }
 
 impl Lines {
-    /// Opens the chain of a session of one command. `is_asked` writes it to a terminal too.
+    /// Opens the chain of a session of one command. `is_asked` writes it to a terminal too, `is_kept` keeps its lines for
+    /// [`Lines::kept`].
     ///
     /// # Errors
     ///
     /// When its first record cannot be written.
-    pub(crate) fn open(session: &SessionInfo, redaction: &str, is_asked: bool) -> Result<Self, Unrecorded> {
+    pub(crate) fn open(
+        session: &SessionInfo,
+        redaction: &str,
+        (is_asked, is_kept): (bool, bool),
+    ) -> Result<Self, Unrecorded> {
         let opening = json!({
             "agent": VERSION,
             "actor": session.actor,
@@ -51,7 +58,8 @@ impl Lines {
             "traceparent": session.traceparent,
         });
         let (chain, lines) = Chain::open(session.id.as_str(), (b"", b""), data(opening), &now(), own::random);
-        let audit = Self { chain, is_written: is_asked || !std::io::stderr().is_terminal() };
+        let is_written = is_asked || !std::io::stderr().is_terminal();
+        let mut audit = Self { chain, is_written, kept: is_kept.then(Vec::new) };
         audit.write(&lines)?;
         Ok(audit)
     }
@@ -66,7 +74,15 @@ impl Lines {
         self.write(&lines)
     }
 
-    fn write(&self, lines: &[u8]) -> Result<(), Unrecorded> {
+    /// The lines so far, where they are kept.
+    pub(crate) fn kept(&self) -> &[u8] {
+        self.kept.as_deref().unwrap_or_default()
+    }
+
+    fn write(&mut self, lines: &[u8]) -> Result<(), Unrecorded> {
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(lines);
+        }
         if !self.is_written {
             return Ok(());
         }
@@ -153,6 +169,17 @@ impl<'a> Action<'a> {
             self.witness.record(kind, data(what))?;
         }
         Ok(())
+    }
+
+    /// Records what was left for a person to take away.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be recorded.
+    pub(crate) fn added(&mut self, artifact: Value) -> Result<(), Unrecorded> {
+        let mut added = data(artifact);
+        added.insert("action".to_owned(), self.number.into());
+        self.witness.record(Kind::ArtifactAdd, added)
     }
 
     /// Records what was touched, and how it ended.

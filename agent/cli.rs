@@ -49,6 +49,9 @@ pub(crate) struct Global {
     /// How much of what was seen is shown
     #[arg(long, global = true, env = "AGENT_REDACT", value_name = "LEVEL", default_value = "default")]
     pub(crate) redact: Redact,
+    /// Keep a bundle of all that was seen and done in the session's directory, beside what is printed
+    #[arg(long, global = true, value_name = "DIR", num_args = 0..=1, require_equals = true, default_missing_value = agent_system::keep::SESSION_DIRECTORY)]
+    pub(crate) keep: Option<String>,
     /// Look at a recorded tree of /proc
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) proc: Option<String>,
@@ -110,15 +113,21 @@ const FORMATS: [(&str, &str, Format); 3] = [
 pub(crate) enum Chosen {
     /// In a way that every command has.
     Common(Format),
+    /// Not at all: in a bundle.
+    Bundle,
     /// In a way of its own.
     Extra(&'static str),
 }
+
+/// The format of all commands that look at something.
+const BUNDLE: (&str, &str) = ("bundle", "an archive with the envelopes, the audit and what was touched");
 
 impl Chosen {
     /// Its name, if `command` writes it as it goes.
     pub(crate) fn streamed(self, command: &Command) -> Option<&'static str> {
         let name = match self {
             Self::Common(format) => FORMATS.iter().find(|known| known.2 == format).map(|known| known.0)?,
+            Self::Bundle => return None,
             Self::Extra(name) => name,
         };
         command.streams.contains(&name).then_some(name)
@@ -131,17 +140,25 @@ impl Chosen {
     /// When it has none of that name: which it has.
     pub(crate) fn of(name: &str, command: &Command) -> Result<Self, String> {
         let common = FORMATS.iter().find(|format| format.0 == name).map(|format| Self::Common(format.2));
+        let is_bundle = name == BUNDLE.0 && has_bundle(command);
+        let common = common.or(is_bundle.then_some(Self::Bundle));
         let extra =
             || (command.formats)().into_iter().find(|format| format.0 == name).map(|format| Self::Extra(format.0));
         common.or_else(extra).ok_or_else(|| {
             let names: Vec<&str> = FORMATS
                 .iter()
                 .map(|format| format.0)
+                .chain(has_bundle(command).then_some(BUNDLE.0))
                 .chain((command.formats)().iter().map(|format| format.0))
                 .collect();
             format!("{} cannot be printed as {name}: only as {}", command.name, names.join(", "))
         })
     }
+}
+
+/// Whether `command` gathers evidence.
+fn has_bundle(command: &Command) -> bool {
+    command.target != TargetUse::None
 }
 
 /// `--output` with the formats of every command and `extra`, which `hidden` keeps out of the help.
@@ -170,7 +187,8 @@ pub(crate) fn command_line<'a>(commands: impl Iterator<Item = &'a Command>, argv
     let mut extra = Vec::new();
     for command in commands {
         names.push(PossibleValue::new(command.name));
-        let formats = (command.formats)();
+        let mut formats = (command.formats)();
+        formats.extend(has_bundle(command).then_some(BUNDLE));
         if !argv.iter().any(|argument| argument == command.name) {
             line = line.subcommand(clap::Command::new(command.name).about(command.about));
             extra.extend(formats);

@@ -4,6 +4,7 @@
 //! ARCHITECTURE.md for one command's way through it.
 
 mod audit;
+mod bundles;
 mod cli;
 mod fit;
 mod look;
@@ -152,8 +153,17 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
         ));
         return Ok(Status::Usage);
     }
+    let bundle =
+        match bundles::open(&global, chosen, command, &session, (&argv(command, session.redactor()), began.wall_us)) {
+            Ok(bundle) => bundle,
+            Err(error) => {
+                agent_output::tell(&format!("{error:#}"));
+                return Ok(Status::Usage);
+            }
+        };
     let mut verdict = Verdict::new(session.info(), command);
-    let mut audit = match audit::Lines::open(session.info(), global.redact.level().as_str(), global.audit) {
+    let level = global.redact.level().as_str();
+    let mut audit = match audit::Lines::open(session.info(), level, (global.audit, bundle.is_some())) {
         Ok(audit) => audit,
         Err(error) => {
             agent_output::tell(&error.to_string());
@@ -161,31 +171,61 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
             return Ok(Status::Refused);
         }
     };
-    let status = recorded(command, matches, (&global, chosen), session, began, (&mut verdict, &mut audit));
-    let status = match audit.close(status) {
+    let how = How { global: &global, chosen, bundle };
+    let status = recorded(command, matches, &how, session, began, (&mut verdict, &mut audit));
+    let mut status = match audit.close(status) {
         Ok(()) => status,
         Err(_) => Status::Refused,
     };
-    verdict.leave(status, audit::head(&audit));
+    let head = audit::head(&audit);
+    if let Some(Err(error)) = how.bundle.map(|bundle| bundle.close((audit.kept(), head.as_ref()), status)) {
+        agent_output::tell(&format!("the bundle: {error}"));
+        status = status.max(Status::Failed);
+    }
+    verdict.leave(status, head);
     Ok(status)
+}
+
+/// How the answer is to be told.
+struct How<'a> {
+    global: &'a cli::Global,
+    chosen: Option<cli::Chosen>,
+    bundle: Option<Arc<bundles::Bundle>>,
+}
+
+impl How<'_> {
+    /// Takes what was touched: for the access log, and for the bundle.
+    fn touched(&self, session: &agent_model::Text, entries: &[agent_session::Entry]) {
+        if self.global.access_log {
+            log_accesses(session, entries);
+        }
+        if let Some(bundle) = &self.bundle {
+            bundle.touched(entries);
+        }
+    }
+}
+
+/// The command line as it may be shown.
+fn argv(command: &Command, redactor: &Redactor) -> Vec<String> {
+    let argv: Vec<String> =
+        std::env::args_os().map(|word| agent_model::Text::from_bytes(word.as_encoded_bytes()).to_string()).collect();
+    // What redaction is tried with is nobody's business.
+    let shown = if command.name == verify::Redact::NAME { argv.len().min(3) } else { argv.len() };
+    redactor.argv(&argv[..shown])
 }
 
 /// Looks, with a record before and after it.
 fn recorded(
     command: &Command,
     matches: &ArgMatches,
-    how: (&cli::Global, Option<cli::Chosen>),
+    how: &How<'_>,
     session: Session,
     began: Began,
     (verdict, audit): (&mut Verdict, &mut dyn Witness),
 ) -> Status {
     let (id, ledger) = (session.info().id.clone(), session.share_ledger());
     let redactor = std::sync::Arc::clone(session.redactor());
-    let argv: Vec<String> =
-        std::env::args_os().map(|word| agent_model::Text::from_bytes(word.as_encoded_bytes()).to_string()).collect();
-    // What redaction is tried with is nobody's business.
-    let shown = if command.name == verify::Redact::NAME { argv.len().min(3) } else { argv.len() };
-    let argv = redactor.argv(&argv[..shown]);
+    let argv = argv(command, &redactor);
     let mut action = match audit::Action::start(audit, 1, command.name, &argv[1.min(argv.len())..], &redactor) {
         Ok(action) => action,
         Err(error) => {
@@ -200,7 +240,13 @@ fn recorded(
     for (access, path) in own::take_opened() {
         ledger.record(access, &path, &redactor);
     }
-    log_accesses(&id, &ledger.take_entries());
+    how.touched(&id, &ledger.take_entries());
+    for file in how.bundle.iter().flat_map(|bundle| bundle.added()) {
+        if let Err(error) = action.added(file) {
+            agent_output::tell(&error.to_string());
+            return Status::Refused;
+        }
+    }
     match action.end(status, &ledger) {
         Ok(()) => status,
         Err(error) => {
@@ -228,7 +274,8 @@ fn open_session(global: &cli::Global, now_us: u64, lasts: Duration) -> anyhow::R
         None => own::random(&mut key),
     }
     let redactor = Redactor::new(global.redact.level(), key);
-    Ok(Session::open(identity, limits, now_us, global.access_log).redacting(redactor))
+    let is_logged = global.access_log || global.keep.is_some() || global.output.as_deref() == Some("bundle");
+    Ok(Session::open(identity, limits, now_us, is_logged).redacting(redactor))
 }
 
 /// A new ULID: its time first, so that sessions sort by when they began.
@@ -241,11 +288,12 @@ fn new_session_id() -> String {
 fn look(
     command: &Command,
     matches: &ArgMatches,
-    (global, chosen): (&cli::Global, Option<cli::Chosen>),
+    how: &How<'_>,
     session: Session,
     began: Began,
     (verdict, action): (&mut Verdict, &mut audit::Action<'_>),
 ) -> anyhow::Result<Status> {
+    let (global, chosen) = (how.global, how.chosen);
     let extra = match chosen {
         Some(cli::Chosen::Extra(name)) => Some(name),
         _ => None,
@@ -262,6 +310,7 @@ fn look(
         capabilities: command.wants(matches),
         needs: command.needs.to_vec(),
         format: extra,
+        keep: how.bundle.clone().map(|bundle| bundle as Arc<dyn agent_system::Keep>),
         stream: streamed
             .as_ref()
             .map(|(format, stream)| stream::to(format, stream, (most, &is_full), session.redactor(), command)),
@@ -278,8 +327,10 @@ fn look(
         look.each(|envelope, answer, entries| {
             verdict.saw(envelope);
             action.saw(envelope)?;
+            let kept = how.bundle.as_ref().map_or(Ok(()), |bundle| bundle.saw(command, envelope));
             let printed = printer.print(envelope, answer);
-            log_accesses(&envelope.session.id, entries);
+            how.touched(&envelope.session.id, entries);
+            kept.context("the bundle")?;
             let ended = printed.context("standard output")?;
             worst = match ended {
                 Ended::Closed => Status::Complete,
@@ -327,6 +378,7 @@ impl Printer<'_> {
                 .streamed
                 .take()
                 .map_or(Ok(Ended::Whole), |(format, stream)| stream.end(envelope, format == "ndjson")),
+            cli::Chosen::Bundle => Ok(Ended::Whole),
             cli::Chosen::Common(format) => agent_output::print(envelope, format, &(self.command.schema)(), width),
             cli::Chosen::Extra(name) => agent_output::print_with(|out| {
                 let mut out = scrub::Lines::new(out, envelope.redaction.level);

@@ -10,6 +10,9 @@ mod source;
 
 use agent_system::{Command, command};
 
+/// The name of the command that performs others.
+pub(crate) const RUN: &str = <run::RunScenario as agent_system::Collector>::NAME;
+
 /// The commands about scenarios.
 pub(crate) const COMMANDS: &[Command] = &[
     command::<run::RunScenario>(),

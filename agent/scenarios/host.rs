@@ -4,11 +4,11 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use agent_model::Gap;
-use agent_scenario::{Action, Failed, Host, Plan, Progress};
+use agent_scenario::{Action, Artifact, Failed, Host, InBundle, Plan, Progress};
 use agent_session::Allowance;
 use agent_system::collector::TargetUse;
 use agent_system::interrupt::{self, Interrupted, Interrupts};
-use agent_system::{Cause, Collector, Command, Failure, Run, clock};
+use agent_system::{Cause, Collector, Command, Failure, Kept, Run, clock};
 use clap::ArgMatches;
 use serde_json::Value;
 
@@ -141,6 +141,17 @@ impl Host for Performer<'_> {
                 return Ok(());
             }
         }
+    }
+
+    fn keep(&mut self, artifact: &mut Artifact) -> Result<(), Failed> {
+        let Some(keep) = self.run.keep() else { return Ok(()) };
+        let unkept = |error: std::io::Error| {
+            self.run.session().reach(agent_session::Refusal::Output);
+            ends("limit_reached", &format!("the bundle: {error}"))
+        };
+        let Kept { path, sha256 } = keep.artifact(&artifact.name, &artifact.envelope).map_err(unkept)?;
+        artifact.file = Some(InBundle { path, sha256 });
+        Ok(())
     }
 
     fn tell(&mut self, progress: &Progress<'_>) {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use agent_model::data::json_bytes;
 use agent_model::{Data, Finding, Gap, Gathered, Level, Listing};
-use agent_scenario::{Evidence, StepEnd};
-use agent_system::{Capability, Collector, Failure, Need, Run};
+use agent_scenario::{Evidence, Origin, Plan, StepEnd, bundle};
+use agent_system::{Capability, Cause, Collector, Failure, Need, Run};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
@@ -30,14 +30,6 @@ pub(crate) struct Summary {
     /// What was gathered: enough to judge it again.
     #[serde(flatten)]
     evidence: Evidence,
-}
-
-impl Report {
-    /// What was gathered, for who writes it in another form.
-    #[allow(dead_code, reason = "for the bundle")]
-    pub(crate) fn evidence(&self) -> &Evidence {
-        &self.0.summary.evidence
-    }
 }
 
 impl Data for Report {
@@ -111,13 +103,30 @@ Progress goes to standard error. Ctrl-C ends it with what was gathered by then.
         let plan = options.plan(&scenario)?;
         host::check(&plan)?;
         let mut performer = Performer::new(run, &plan)?;
-        let evidence = agent_scenario::run(&plan, source::origin(&scenario), &mut performer);
+        let origin = source::origin(&scenario);
+        if let Some(keep) = run.keep() {
+            let words = |_| Failure::new("bundle", Cause::Malformed("it cannot be written"));
+            keep.file(bundle::SCENARIO, &announced(&plan, &origin)).map_err(words)?;
+        }
+        let mut evidence = agent_scenario::run(&plan, origin, &mut performer);
         agent_output::progress(plan.steps.len(), plan.steps.len(), "", true);
         let rows = agent_scenario::judge(&scenario, &evidence);
         let gaps = gaps(&evidence, &rows);
+        // What is in the bundle is not told twice.
+        for artifact in evidence.artifacts.iter_mut().filter(|artifact| artifact.file.is_some()) {
+            artifact.envelope = Value::Null;
+        }
         let worst = rows.first().map(|finding| finding.level);
         Ok(Gathered { data: Report(Listing { rows, summary: Summary { worst, evidence } }), gaps })
     }
+}
+
+/// What will be done, as a bundle says it that is cut off.
+fn announced(plan: &Plan, scenario: &Origin) -> Vec<u8> {
+    let steps: Vec<Value> =
+        plan.steps.iter().map(|step| serde_json::json!({"name": step.name, "does": step.does()})).collect();
+    let announced = serde_json::json!({"scenario": scenario, "parameters": plan.parameters, "steps": steps});
+    announced.to_string().into_bytes()
 }
 
 /// What could not be seen: of steps, and of what a finding needed.

@@ -41,9 +41,24 @@ pub struct Artifact {
     /// The name of its step; of the Nth look of a step that repeats, from 0, `NAME[N]`.
     #[schemars(extend("x-class" = "word"))]
     pub name: String,
-    /// The envelope, as its command prints it.
+    /// The envelope, as its command prints it; absent where it stands in a file of a bundle.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
     #[schemars(extend("x-class" = "word"))]
     pub envelope: Value,
+    /// The file of the bundle that the envelope stands in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<InBundle>,
+}
+
+/// A file of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InBundle {
+    /// Its path there.
+    #[schemars(extend("x-class" = "word"))]
+    pub path: String,
+    /// SHA-256 of its content, in hex.
+    #[schemars(extend("x-class" = "id"))]
+    pub sha256: String,
 }
 
 /// One step.

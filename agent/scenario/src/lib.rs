@@ -17,7 +17,7 @@ mod template;
 mod time;
 
 pub use cel::SyntaxError;
-pub use evidence::{Artifact, Evidence, Origin, Step, StepEnd};
+pub use evidence::{Artifact, Evidence, InBundle, Origin, Step, StepEnd};
 pub use format::{FormatError, schema};
 pub use judge::judge;
 pub use run::{Failed, Host, Progress, run};

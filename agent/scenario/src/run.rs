@@ -29,6 +29,16 @@ pub trait Host {
     /// When the run must end: a signal, the target's end, a limit.
     fn wait(&mut self, time_us: u64) -> Result<(), Failed>;
 
+    /// Keeps `artifact` where evidence is kept beside the answer, and notes there where that is. It is called once
+    /// for each, when no later look will take its place.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be kept.
+    fn keep(&mut self, _artifact: &mut Artifact) -> Result<(), Failed> {
+        Ok(())
+    }
+
     /// Tells a person what is about to be done.
     fn tell(&mut self, progress: &Progress<'_>);
 }
@@ -118,6 +128,7 @@ impl Runner<'_> {
                 Looks::Once => {
                     self.host.tell(&progress);
                     self.look(step, command, arguments, &step.name, deadline_us);
+                    self.keep(&step.name);
                 }
                 Looks::Repeat { count, interval_us } => {
                     for look in 0..*count {
@@ -130,14 +141,18 @@ impl Runner<'_> {
                         progress.look = Some((look + 1, Some(*count)));
                         self.host.tell(&progress);
                         let name = format!("{}[{look}]", step.name);
-                        if !self.pause(left_us, &step.name) || !self.look(step, command, arguments, &name, deadline_us)
-                        {
+                        if !self.pause(left_us, &step.name) {
+                            return;
+                        }
+                        let goes_on = self.look(step, command, arguments, &name, deadline_us);
+                        if !self.keep(&name) || !goes_on {
                             return;
                         }
                     }
                 }
                 Looks::Until { condition, every_us, holds_us } => {
                     self.until(step, (command, arguments), condition, (*every_us, *holds_us), deadline_us, progress);
+                    self.keep(&step.name);
                 }
             },
         }
@@ -195,7 +210,7 @@ impl Runner<'_> {
         match self.host.collect(command, arguments, deadline_us) {
             Ok(envelope) => {
                 let has_gaps = envelope["gaps"].as_array().is_some_and(|gaps| !gaps.is_empty());
-                self.evidence.artifacts.push(Artifact { name: name.to_owned(), envelope });
+                self.evidence.artifacts.push(Artifact { name: name.to_owned(), envelope, file: None });
                 if let Some(step) = self.evidence.steps.last_mut() {
                     step.looks += 1;
                 }
@@ -216,6 +231,20 @@ impl Runner<'_> {
                 if step.ends_on_gap {
                     self.ended = Some(failed);
                 }
+                false
+            }
+        }
+    }
+
+    /// Lets the host keep artifact `name`, if it is there; whether the step goes on.
+    fn keep(&mut self, name: &str) -> bool {
+        let Some(artifact) = self.evidence.artifacts.last_mut().filter(|artifact| artifact.name == name) else {
+            return true;
+        };
+        match self.host.keep(artifact) {
+            Ok(()) => true,
+            Err(failed) => {
+                self.cut_off(name, &failed);
                 false
             }
         }

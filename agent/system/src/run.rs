@@ -15,7 +15,7 @@ use crate::gate::{self, Subject};
 use crate::memo::Memo;
 use crate::parse;
 use crate::rights::{Approach, Rights};
-use crate::{Capabilities, Directory, Failure, Need, Process, allocator, clock, confine, own, proc, stop};
+use crate::{Capabilities, Directory, Failure, Keep, Need, Process, allocator, clock, confine, own, proc, stop};
 
 /// The CPU time is looked at once in so many times that the session is asked.
 const ASKED_BEFORE_CPU: u32 = 64;
@@ -41,6 +41,8 @@ pub struct Plan {
     pub format: Option<&'static str>,
     /// What the collector writes as it goes.
     pub stream: Option<Stream>,
+    /// Where evidence is kept beside the answer.
+    pub keep: Option<Arc<dyn Keep>>,
 }
 
 /// The one value through which a command touches the world.
@@ -55,6 +57,7 @@ pub struct Run {
     live: bool,
     format: Option<&'static str>,
     stream: Mutex<Option<Stream>>,
+    keep: Option<Arc<dyn Keep>>,
     /// Capabilities to raise: those of the plan that were granted.
     wanted: Capabilities,
     /// Whether the command looks into processes at all.
@@ -97,6 +100,7 @@ impl Run {
             live,
             format: plan.format,
             stream: Mutex::new(plan.stream),
+            keep: plan.keep,
             wanted: plan.capabilities,
             looks_in: live && plan.capabilities != Capabilities::default(),
             needs: plan.needs,
@@ -152,6 +156,11 @@ impl Run {
     /// answer is printed at the end, or it was taken already.
     pub fn take_stream(&self) -> Option<Stream> {
         lock(&self.stream).take()
+    }
+
+    /// Where evidence is kept beside the answer, if it is: who makes several artifacts keeps each as it is made.
+    pub fn keep(&self) -> Option<&dyn Keep> {
+        self.keep.as_deref()
     }
 
     /// True when nothing more may be done: the time of this command is over, or the agent

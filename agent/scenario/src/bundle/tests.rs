@@ -34,8 +34,8 @@ fn bundle() -> Vec<u8> {
         writer.add(&path, "application/json", json!({"data": {"rows": rows}}).to_string().as_bytes()).unwrap();
     }
     writer.end(json!({"command": "run"})).unwrap();
-    let bytes = out.0.lock().unwrap().clone();
-    bytes
+    let bytes = out.0.lock().unwrap();
+    bytes.clone()
 }
 
 /// A tar archive of regular files.

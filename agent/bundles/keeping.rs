@@ -1,0 +1,254 @@
+//! A bundle that is made while a command looks: to standard output, or to the session's directory.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use agent_model::Text;
+use agent_output::{Ended, Printed};
+use agent_scenario::bundle::{self, Writer, artifact_path};
+use agent_session::{Entry, Limits, Session};
+use agent_system::keep::OwnFile;
+use agent_system::{Command, Keep, Kept, clock, own};
+use anyhow::Context;
+use serde_json::{Map, Value, json};
+
+use crate::scenarios::RUN;
+use crate::verdict::{AuditHead, Status};
+use crate::{cli, version};
+
+const JSON: &str = "application/json";
+const NDJSON: &str = "application/x-ndjson";
+
+/// What differs between two looks at an unchanged target, in every envelope.
+const VOLATILE: [&str; 4] = ["/session", "/sequence", "/observed", "/cost"];
+
+/// A bundle that is being made.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    state: Mutex<State>,
+    /// Its name in the session's directory; `None` where it goes to standard output.
+    name: Option<String>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None` once it was closed.
+    writer: Option<Writer>,
+    artifacts: usize,
+    /// What the manifest says besides its files.
+    about: Map<String, Value>,
+    removed: BTreeMap<String, u64>,
+    accesses: Vec<u8>,
+    /// Whether an envelope was left out because no more may be written.
+    is_full: bool,
+}
+
+/// Standard output: what is written is out.
+struct Stdout;
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match agent_output::print_with(|out| out.write_all(bytes))? {
+            Ended::Whole => Ok(bytes.len()),
+            Ended::Closed => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Begins the bundle that the command line asks for, if it does: before the agent is confined. `argv` is as it may be
+/// shown.
+///
+/// # Errors
+///
+/// When it cannot be written where it should be.
+pub(crate) fn open(
+    global: &cli::Global,
+    chosen: Option<cli::Chosen>,
+    command: &Command,
+    session: &Session,
+    (argv, wall_us): (&[String], u64),
+) -> anyhow::Result<Option<Arc<Bundle>>> {
+    let start = clock::rfc3339(wall_us);
+    let (out, name): (Box<dyn Write + Send>, _) = match (&global.keep, chosen) {
+        (Some(directory), _) => {
+            let name = name(session, &start);
+            let file = OwnFile::create(directory, &name).with_context(|| {
+                format!("{directory}: no bundle can be kept there (-o bundle writes one to standard output)")
+            })?;
+            (Box::new(file), Some(name))
+        }
+        (None, Some(cli::Chosen::Bundle)) if io::stdout().is_terminal() => {
+            anyhow::bail!("a bundle is nothing for a terminal: write it to a file, or --keep it")
+        }
+        (None, Some(cli::Chosen::Bundle)) => (Box::new(Stdout), None),
+        _ => return Ok(None),
+    };
+    let Value::Object(about) = json!({
+        "session": session.info(),
+        "agent": version::info(),
+        "command": command.name,
+        "argv": argv,
+        "limits": limits(session.limits()),
+        "window": {"start": start},
+    }) else {
+        anyhow::bail!("a bundle has no description")
+    };
+    let mut writer = Writer::new(out, session.limits().out_bytes);
+    let mut opening = about.clone();
+    opening.insert("redaction".to_owned(), global.redact.level().as_str().into());
+    writer.add(bundle::OPEN, JSON, &serde_json::to_vec(&opening)?).context("the bundle")?;
+    let state = State {
+        writer: Some(writer),
+        artifacts: 0,
+        about,
+        removed: BTreeMap::new(),
+        accesses: Vec::new(),
+        is_full: false,
+    };
+    Ok(Some(Arc::new(Bundle { state: Mutex::new(state), name })))
+}
+
+/// `INCIDENT__HOST__YYYYMMDDThhmmssZ__SESSION.dbg.tar.zst`: sorts by incident, place and time. The host is the pod.
+fn name(session: &Session, start: &str) -> String {
+    let time: String =
+        start.split('.').next().unwrap_or_default().chars().filter(|c| !matches!(c, '-' | ':' | 'Z')).collect();
+    let info = session.info();
+    let incident = info.incident.as_ref().map(Text::as_str);
+    let parts = [incident, Some(own::host_name().as_str()), Some(&format!("{time}Z")), Some(info.id.as_str())]
+        .into_iter()
+        .flatten()
+        .map(|part| {
+            let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '.') { c } else { '-' };
+            part.chars().take(60).map(plain).collect::<String>().trim_start_matches('.').to_owned()
+        })
+        .collect::<Vec<_>>();
+    format!("{}.dbg.tar.zst", parts.join("__"))
+}
+
+fn limits(limits: &Limits) -> Value {
+    json!({
+        "wall_us": limits.wall_us,
+        "cpu_percent": limits.cpu_percent,
+        "rss_bytes": limits.rss_bytes,
+        "out_bytes": limits.out_bytes,
+        "stop_us": limits.stop_us,
+        "stops_us": limits.stops_us,
+    })
+}
+
+impl State {
+    fn add(&mut self, path: &str, bytes: &[u8]) -> io::Result<String> {
+        let writer = self.writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        let added = writer.add(path, JSON, bytes).map(|listed| listed.sha256.clone());
+        self.is_full |= added.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull);
+        added
+    }
+
+    fn artifact(&mut self, name: &str, envelope: &[u8]) -> io::Result<Kept> {
+        let path = artifact_path(self.artifacts, name);
+        let sha256 = self.add(&path, envelope)?;
+        self.artifacts += 1;
+        Ok(Kept { path, sha256 })
+    }
+
+    fn removed(&mut self, redaction: &Value) {
+        for (class, count) in redaction["removed"].as_object().into_iter().flatten() {
+            *self.removed.entry(class.clone()).or_default() += count.as_u64().unwrap_or(0);
+        }
+    }
+}
+
+impl Keep for Bundle {
+    fn artifact(&self, name: &str, envelope: &Value) -> io::Result<Kept> {
+        let mut state = self.state();
+        let kept = state.artifact(name, &serde_json::to_vec(envelope)?)?;
+        state.removed(&envelope["redaction"]);
+        Ok(kept)
+    }
+
+    fn file(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        self.state().add(path, bytes).map(|_| ())
+    }
+}
+
+impl Bundle {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an envelope of the command itself: the findings of `run`, and of any other an artifact.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub(crate) fn saw(&self, command: &Command, envelope: &Printed<'_>) -> io::Result<()> {
+        let mut state = self.state();
+        let bytes = serde_json::to_vec(envelope)?;
+        if command.name == RUN {
+            state.add(bundle::FINDINGS, &bytes)?;
+        } else {
+            let watched = envelope.sequence > 1 || state.artifacts > 0;
+            let name =
+                if watched { format!("{}[{}]", command.name, envelope.sequence - 1) } else { command.name.to_owned() };
+            state.artifact(&name, &bytes)?;
+        }
+        state.removed(&serde_json::to_value(&envelope.redaction)?);
+        state.about["window"]["end"] = envelope.observed.end.clone().into();
+        state.about.insert("resource".to_owned(), serde_json::to_value(&envelope.resource)?);
+        if let Some(target) = &envelope.target {
+            state.about.insert("target".to_owned(), serde_json::to_value(target)?);
+        }
+        Ok(())
+    }
+
+    /// Takes what was touched.
+    pub(crate) fn touched(&self, entries: &[Entry]) {
+        let mut state = self.state();
+        for entry in entries {
+            // As it is digested for the audit.
+            let line = json!({"access": entry.access.as_str(), "path": Text::from(entry.path.as_str())});
+            state.accesses.extend(line.to_string().bytes());
+            state.accesses.push(b'\n');
+        }
+    }
+
+    /// What the audit says of each file so far.
+    pub(crate) fn added(&self) -> Vec<Value> {
+        let state = self.state();
+        let files = state.writer.iter().flat_map(Writer::files);
+        files.map(|file| json!({"path": file.path, "bytes": file.bytes, "sha256": file.sha256})).collect()
+    }
+
+    /// Closes it: the records of the audit and what they come to, if they are known, and how the command ended.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub(crate) fn close(&self, audit: (&[u8], Option<&AuditHead>), status: Status) -> io::Result<()> {
+        let mut state = self.state();
+        let Some(mut writer) = state.writer.take() else { return Ok(()) };
+        let redaction = json!({"removed": state.removed});
+        writer.add_last(bundle::REDACTION, JSON, &serde_json::to_vec(&redaction)?)?;
+        writer.add_last(bundle::ACCESS, NDJSON, &state.accesses)?;
+        if !audit.0.is_empty() {
+            writer.add_last(bundle::AUDIT, NDJSON, audit.0)?;
+        }
+        let mut about = std::mem::take(&mut state.about);
+        about.insert("exit".to_owned(), (status as u8).into());
+        about.insert("complete".to_owned(), (!state.is_full).into());
+        about.insert("volatile".to_owned(), json!(VOLATILE));
+        if let Some(head) = audit.1 {
+            about.insert("audit".to_owned(), serde_json::to_value(head)?);
+        }
+        writer.end(about.into())?;
+        if let Some(name) = &self.name {
+            agent_output::tell(&format!("kept: agent fetch {name}"));
+        }
+        Ok(())
+    }
+}
