@@ -63,6 +63,7 @@ fn commands() -> impl Iterator<Item = &'static Command> {
         agent_binaries::COMMANDS,
         agent_network::COMMANDS,
         scenarios::COMMANDS,
+        bundles::COMMANDS,
         OWN,
         VIOLATIONS,
     ]

@@ -104,7 +104,8 @@ Examples:
     }
 }
 
-fn head_in(run: &Run, path: &str) -> Result<Head, Failure> {
+/// What the termination message at `path` says of the audit.
+pub(crate) fn head_in(run: &Run, path: &str) -> Result<Head, Failure> {
     let bytes = run.own_file(path, 1 << 16)?;
     let receipt: Receipt = serde_json::from_slice(&bytes)
         .map_err(|_| Failure::new(path, Cause::Malformed("no termination message of the agent with an audit")))?;

@@ -142,6 +142,11 @@ fn limits(limits: &Limits) -> Value {
 }
 
 impl State {
+    /// Adds what was made to fit what may be written already.
+    fn add_own(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        self.writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?.add_last(path, JSON, bytes)
+    }
+
     fn add(&mut self, path: &str, bytes: &[u8]) -> io::Result<String> {
         let writer = self.writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         let added = writer.add(path, JSON, bytes).map(|listed| listed.sha256.clone());
@@ -190,12 +195,14 @@ impl Bundle {
         let mut state = self.state();
         let bytes = serde_json::to_vec(envelope)?;
         if command.name == RUN {
-            state.add(bundle::FINDINGS, &bytes)?;
+            state.add_own(bundle::FINDINGS, &bytes)?;
         } else {
             let watched = envelope.sequence > 1 || state.artifacts > 0;
             let name =
                 if watched { format!("{}[{}]", command.name, envelope.sequence - 1) } else { command.name.to_owned() };
-            state.artifact(&name, &bytes)?;
+            let path = artifact_path(state.artifacts, &name);
+            state.add_own(&path, &bytes)?;
+            state.artifacts += 1;
         }
         state.removed(&serde_json::to_value(&envelope.redaction)?);
         state.about["window"]["end"] = envelope.observed.end.clone().into();

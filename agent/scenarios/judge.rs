@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{page, source};
+use crate::bundles::read;
 
 /// The collector of findings.
 pub(crate) struct Judge;
@@ -17,7 +18,7 @@ pub(crate) struct Judge;
 /// Options of `judge`.
 #[derive(Debug, Clone, Args, Serialize, JsonSchema)]
 pub(crate) struct Options {
-    /// The JSON of `agent run`, or - for standard input
+    /// A bundle, or the JSON of `agent run`; - is standard input
     #[arg(value_name = "FILE")]
     #[schemars(extend("x-class" = "path"))]
     file: String,
@@ -63,24 +64,25 @@ impl Data for Judged {
     }
 }
 
-/// The most that is read of a file of evidence, in bytes.
-const LARGEST: usize = 512 << 20;
-
 impl Collector for Judge {
     const NAME: &'static str = "judge";
     const ABOUT: &'static str = "Judge evidence again that `run` gathered: offline, by these rules or newer ones";
     const MANUAL: &'static str = "\
 The same evidence and the same rules give the same findings, byte for byte.
 
+  agent run fd-leak -o bundle > fd-leak.dbg.tar.zst
+  agent judge fd-leak.dbg.tar.zst
   agent run fd-leak -o json > evidence.json
-  agent judge evidence.json
   agent judge evidence.json --scenario own.yaml";
     const TARGET: TargetUse = TargetUse::None;
     type Options = Options;
     type Data = Judged;
 
     fn collect(run: &Run, options: &Options) -> Result<Gathered<Judged>, Failure> {
-        let evidence = evidence(&options.file, &run.own_file(&options.file, LARGEST)?)?;
+        let evidence = match read::file(run, &options.file)? {
+            read::File::Bundle(bundle) => read::evidence(&options.file, &read::good(&options.file, *bundle)?)?,
+            read::File::Envelope(envelope) => evidence(&options.file, envelope)?,
+        };
         let scenario = match &options.scenario {
             Some(source) => source::load(source, run)?,
             None => match (built_in::text(&evidence.scenario.name), &evidence.scenario.text) {
@@ -107,11 +109,15 @@ The same evidence and the same rules give the same findings, byte for byte.
 }
 
 /// The evidence in the JSON of `agent run`.
-fn evidence(name: &str, bytes: &[u8]) -> Result<Evidence, Failure> {
+fn evidence(name: &str, mut value: Value) -> Result<Evidence, Failure> {
     let wrong = |words: String| Failure::new(name, Cause::Invalid(words));
-    let mut value: Value = serde_json::from_slice(bytes).map_err(|error| wrong(format!("it is not JSON: {error}")))?;
     if !value["schema"].as_str().is_some_and(|schema| schema.starts_with("agent.run/")) {
         return Err(wrong("it is not the JSON of `agent run`".to_owned()));
     }
-    serde_json::from_value(value["data"]["summary"].take()).map_err(|error| wrong(format!("its evidence: {error}")))
+    let evidence: Evidence = serde_json::from_value(value["data"]["summary"].take())
+        .map_err(|error| wrong(format!("its evidence: {error}")))?;
+    if evidence.artifacts.iter().any(|artifact| artifact.file.is_some() && artifact.envelope.is_null()) {
+        return Err(wrong("its evidence is in the bundle that was kept: judge that".to_owned()));
+    }
+    Ok(evidence)
 }

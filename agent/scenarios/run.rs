@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use agent_model::data::json_bytes;
 use agent_model::{Data, Finding, Gap, Gathered, Level, Listing};
-use agent_scenario::{Evidence, Origin, Plan, StepEnd, bundle};
+use agent_scenario::{Action, Evidence, Looks, Origin, Plan, PlannedStep, StepEnd, bundle};
 use agent_system::{Capability, Cause, Collector, Failure, Need, Run};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -123,8 +123,15 @@ Progress goes to standard error. Ctrl-C ends it with what was gathered by then.
 
 /// What will be done, as a bundle says it that is cut off.
 fn announced(plan: &Plan, scenario: &Origin) -> Vec<u8> {
-    let steps: Vec<Value> =
-        plan.steps.iter().map(|step| serde_json::json!({"name": step.name, "does": step.does()})).collect();
+    let step = |step: &PlannedStep| {
+        let looks = match &step.action {
+            Action::Wait { .. } => 0,
+            Action::Collect { looks: Looks::Repeat { count, .. }, .. } => *count,
+            Action::Collect { .. } => 1,
+        };
+        serde_json::json!({"name": step.name, "does": step.does(), "looks": looks})
+    };
+    let steps: Vec<Value> = plan.steps.iter().map(step).collect();
     let announced = serde_json::json!({"scenario": scenario, "parameters": plan.parameters, "steps": steps});
     announced.to_string().into_bytes()
 }

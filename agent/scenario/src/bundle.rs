@@ -22,7 +22,7 @@ mod read;
 mod shape;
 mod write;
 
-pub use read::{Bundle, Entry, Fault, Problem, read};
+pub use read::{Bundle, Entry, Fault, Problem, make_plain, read};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use shape::misfit;

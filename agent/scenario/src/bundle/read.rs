@@ -72,9 +72,11 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Its content as JSON; `None` where it is none.
+    /// Its content as JSON, with strings that a terminal can get; `None` where it is none.
     pub fn json(&self) -> Option<Value> {
-        serde_json::from_slice(&self.bytes).ok()
+        let mut value = serde_json::from_slice(&self.bytes).ok()?;
+        make_plain(&mut value);
+        Some(value)
     }
 }
 
@@ -220,6 +222,39 @@ impl Bundle {
             }
         }
         self.problems.extend(problems);
+    }
+}
+
+/// Escapes what moves a cursor or reorders text in the strings of a stranger's `value`. What the agent has written has
+/// nothing of the kind, and stays as it is.
+pub fn make_plain(value: &mut Value) {
+    let plain = |text: &str| {
+        let is_plain = |c: char| matches!(c, '\n' | '\t' | ' '..='~');
+        // In what is escaped twice a backslash is doubled: here it says nothing.
+        let escaped = |part: &str| agent_model::text::escape(part.as_bytes()).replace("\\\\", "\\");
+        let parts = || {
+            text.split_inclusive(['\n', '\t']).map(|part| {
+                let end = part.trim_end_matches(['\n', '\t']).len();
+                escaped(&part[..end]) + &part[end..]
+            })
+        };
+        (!text.chars().all(is_plain)).then(|| parts().collect::<String>())
+    };
+    match value {
+        Value::String(text) => {
+            if let Some(escaped) = plain(text) {
+                *text = escaped;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(make_plain),
+        Value::Object(members) => {
+            if members.keys().any(|key| plain(key).is_some()) {
+                let all = std::mem::take(members);
+                members.extend(all.into_iter().map(|(key, value)| (plain(&key).unwrap_or(key), value)));
+            }
+            members.values_mut().for_each(make_plain);
+        }
+        _ => {}
     }
 }
 

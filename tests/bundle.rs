@@ -1,0 +1,392 @@
+//! Bundles: what a run leaves, whole or cut off, and what is found out about one that was changed.
+#![allow(clippy::disallowed_methods, reason = "a test: it starts programs and reads files")]
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use agent_scenario::bundle::{self, Entry, Writer};
+use common::{Answer, Child, SOON, agent, rows, wait_for, wait_until};
+use serde_json::{Value, json};
+
+/// What is written, for who looks at it afterwards.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A directory, and a bundle in it that `agent` with `arguments` has written to its standard output.
+fn made(arguments: &[&str]) -> (tempfile::TempDir, PathBuf, Answer) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("x.dbg.tar.zst");
+    let mut command = agent();
+    command.args(arguments).args(["-o", "bundle"]).stdout(File::create(&path).expect("a file"));
+    let answer =
+        Answer::from(command.stderr(Stdio::piped()).spawn().expect("starts").wait_with_output().expect("ends"));
+    (directory, path, answer)
+}
+
+fn verified(path: &Path) -> Value {
+    let answer = Answer::of(agent().args(["bundle", "verify"]).arg(path));
+    let envelope = answer.json();
+    assert_eq!(answer.status, if envelope["data"]["summary"]["state"] == "whole" { 0 } else { 3 });
+    envelope
+}
+
+fn state(path: &Path) -> String {
+    verified(path)["data"]["summary"]["state"].as_str().expect("a state").to_owned()
+}
+
+/// The faults that are found.
+fn faults(path: &Path) -> Vec<String> {
+    let envelope = verified(path);
+    let problems = envelope["data"]["summary"]["problems"].as_array().expect("problems");
+    problems.iter().map(|problem| problem["fault"].as_str().expect("a fault").to_owned()).collect()
+}
+
+fn entries(path: &Path) -> Vec<Entry> {
+    bundle::read(&fs::read(path).expect("the bundle"), 64 << 20).entries
+}
+
+/// Writes a bundle of these files, with a manifest that names them and says the same of the whole as that of before.
+fn rewrite(path: &Path, entries: &[Entry]) {
+    let out = Shared::default();
+    let mut writer = Writer::new(Box::new(out.clone()), u64::MAX);
+    let mut about = json!({});
+    for entry in entries {
+        if entry.path == bundle::MANIFEST {
+            about = entry.json().expect("a manifest");
+            continue;
+        }
+        writer.add(&entry.path, "application/json", &entry.bytes).expect("added");
+    }
+    writer.end(about).expect("ended");
+    fs::write(path, &*out.0.lock().unwrap()).expect("written");
+}
+
+/// Changes the file `name` of the bundle at `path`.
+fn change(path: &Path, name: &str, change: impl FnOnce(&[u8]) -> Vec<u8>) {
+    let mut entries = entries(path);
+    let entry = entries.iter_mut().find(|entry| entry.path.contains(name)).unwrap_or_else(|| panic!("no {name}"));
+    entry.bytes = change(&entry.bytes);
+    rewrite(path, &entries);
+}
+
+#[test]
+fn a_run_leaves_a_bundle_that_verifies_and_gives_the_same_findings_again() {
+    let target = Child::target("faults", &["-O2"], ["leak-files"]);
+    let pid = target.pid().to_string();
+    let (_directory, path, answer) =
+        made(&["run", "fd-leak", "--param=interval=100ms", "--pid", &pid, "--session", "S1", "--incident", "INC-7"]);
+    assert_eq!(answer.status, 0, "{}", answer.stderr);
+    let envelope = verified(&path);
+    assert_eq!(envelope["data"]["summary"]["state"], "whole", "{envelope}");
+    let paths: Vec<&str> = rows(&envelope).iter().map(|row| row["path"].as_str().unwrap()).collect();
+    let expected = [
+        "open.json",
+        "scenario.json",
+        "artifacts/000-limits.json",
+        "artifacts/001-fds[0].json",
+        "artifacts/002-fds[1].json",
+        "artifacts/003-fds[2].json",
+        "artifacts/004-fds[3].json",
+        "findings.json",
+        "redaction.json",
+        "access.ndjson",
+        "audit.ndjson",
+        "manifest.json",
+    ];
+    assert_eq!(paths, expected);
+    assert!(rows(&envelope).iter().all(|row| row["good"] == true));
+    let about = &envelope["data"]["summary"]["about"];
+    assert_eq!(
+        (&about["session"]["incident"], &about["command"], &about["exit"]),
+        (&json!("INC-7"), &json!("run"), &json!(0))
+    );
+    assert_eq!(about["target"]["pid"], target.pid());
+
+    let cat = |file: &str| Answer::of(agent().args(["bundle", "cat"]).arg(&path).args([file, "-o", "raw"])).stdout;
+    let found: Value = serde_json::from_slice(&cat("findings.json")).expect("JSON");
+    common::assert_valid(&found);
+    assert_eq!(rows(&found)[0]["level"], "fail");
+    let judged = Answer::of(agent().arg("judge").arg(&path)).json();
+    assert_eq!(judged["data"]["rows"].to_string(), found["data"]["rows"].to_string());
+    assert_eq!(judged["data"]["summary"]["same_scenario"], true);
+
+    // What it says it has touched, and has done, is what its audit says, which is what was on standard error.
+    assert_eq!(String::from_utf8(cat("audit.ndjson")).unwrap(), answer.audit);
+    assert!(answer.audit.contains("\"type\":\"artifact.add\""));
+    let shown = Answer::of(agent().args(["bundle", "show"]).arg(&path).args(["-o", "table"]));
+    for word in ["whole: 12 files", "INC-7", "fail", "descriptors pile up", "fd-leak"] {
+        assert!(shown.text().contains(word), "{word} is not in {}", shown.text());
+    }
+}
+
+#[test]
+fn a_single_command_leaves_a_bundle_too() {
+    let target = Child::target("sleeper", &["-O2"], ["10"]);
+    let (_directory, path, answer) = made(&["fds", "--pid", &target.pid().to_string()]);
+    assert_eq!(answer.status, 0, "{}", answer.stderr);
+    assert_eq!(state(&path), "whole");
+    let content =
+        common::json(["bundle", "cat", path.to_str().unwrap(), "artifacts/000-fds.json"])["data"]["content"].take();
+    common::assert_valid(&content);
+    assert_eq!(content["target"]["pid"], target.pid());
+    let judged = Answer::of(agent().arg("judge").arg(&path));
+    assert_eq!(judged.status, 1);
+    assert!(judged.stderr.contains("no scenario was run"), "{}", judged.stderr);
+    // It needs no bundle of what looks at nothing.
+    assert_eq!(common::run(["version", "-o", "bundle"]).status, 2);
+}
+
+#[test]
+fn a_bundle_is_kept_beside_what_is_printed() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let target = Child::target("sleeper", &["-O2"], ["10"]);
+    let pid = target.pid().to_string();
+    let directory = tempfile::tempdir().expect("a directory");
+    let inside = directory.path().join("session");
+    let keep = format!("--keep={}", inside.display());
+    let answer = common::run(["ps", "--pid", &pid, &keep, "--incident", "INC/../7"]);
+    answer.json();
+    let names: Vec<_> =
+        fs::read_dir(&inside).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(names.len(), 1);
+    assert!(names[0].starts_with("INC-..-7__") && names[0].ends_with(".dbg.tar.zst"), "{names:?}");
+    assert!(answer.stderr.contains(&format!("kept: agent fetch {}", names[0])), "{}", answer.stderr);
+    assert_eq!(state(&inside.join(&names[0])), "whole");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&inside), mode(&inside.join(&names[0]))), (0o700, 0o600));
+
+    // Where others could put something else in its place, nothing is written.
+    let open = directory.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(&inside, &link).unwrap();
+    for place in [&open, &link, &directory.path().join("no/such"), Path::new("/proc")] {
+        let answer = common::run(["ps", "--pid", &pid, &format!("--keep={}", place.display())]);
+        assert_eq!(answer.status, 2, "{} {}", place.display(), answer.stderr);
+        assert!(answer.stdout.is_empty());
+    }
+    assert_eq!(fs::read_dir(&open).unwrap().count(), 0);
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_a_bundle_that_opens_and_says_what_is_missing() {
+    let target = Child::target("faults", &["-O2"], ["leak-files"]);
+    let pid = target.pid().to_string();
+    for files in [1, 4, 9] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("x.dbg.tar.zst");
+        let mut command = agent();
+        command.args(["run", "fd-leak", "--param=interval=50ms", "--param=looks=1000", "--pid", &pid, "-o", "bundle"]);
+        let mut run = command.stdout(File::create(&path).unwrap()).stderr(Stdio::null()).spawn().expect("starts");
+        wait_until("the bundle to grow", SOON, || entries(&path).len() >= files);
+        run.kill().unwrap();
+        run.wait().unwrap();
+        let envelope = verified(&path);
+        let summary = &envelope["data"]["summary"];
+        assert_eq!(summary["state"], "cut_off", "{envelope}");
+        let missing = summary["missing"].to_string();
+        assert!(missing.contains("findings.json") && missing.contains("manifest.json"), "{missing}");
+        if files > 1 {
+            assert!(missing.contains("step fds: what came after"), "{missing}");
+            let judged = Answer::of(agent().arg("judge").arg(&path)).json();
+            assert!(rows(&judged).iter().any(|row| row["id"] == "fd-leak/grows"), "{judged}");
+        }
+        // Every file that was begun is whole or not there, whatever the moment.
+        let bytes = fs::read(&path).unwrap();
+        for length in (0..bytes.len()).step_by(97) {
+            let cut = bundle::read(&bytes[..length], 64 << 20);
+            assert!(cut.is_cut_off(), "{length}: {:?}", cut.problems);
+        }
+    }
+}
+
+#[test]
+fn a_signal_the_end_of_the_target_and_a_limit_leave_a_bundle_that_is_closed() {
+    let target = Child::target("faults", &["-O2"], ["healthy"]);
+    let pid = target.pid().to_string();
+    // More may not be written.
+    let arguments =
+        ["run", "fd-leak", "--param=interval=10ms", "--param=looks=200", "--pid", &pid, "--limit", "out=80K"];
+    let (_directory, path, answer) = made(&arguments);
+    assert_eq!(answer.status, 4, "{}", answer.stderr);
+    let envelope = verified(&path);
+    assert_eq!(envelope["data"]["summary"]["state"], "whole", "{envelope}");
+    assert_eq!(envelope["data"]["summary"]["about"]["complete"], false);
+
+    for ends_target in [false, true] {
+        let target = Child::target("faults", &["-O2"], ["healthy"]);
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("x.dbg.tar.zst");
+        let mut command = agent();
+        command.args(["run", "fd-leak", "--param=interval=20s", "--pid", &target.pid().to_string(), "-o", "bundle"]);
+        let run = command.stdout(File::create(&path).unwrap()).stderr(Stdio::null()).spawn().expect("starts");
+        wait_for("the first look", SOON, || {
+            entries(&path).iter().any(|entry| entry.path.contains("fds[0]")).then_some(())
+        });
+        if ends_target {
+            drop(target);
+        } else {
+            common::signal(run.id(), nix::sys::signal::Signal::SIGTERM);
+        }
+        let status = run.wait_with_output().unwrap().status.code();
+        assert!(matches!(status, Some(3 | 4)), "{status:?}");
+        let envelope = verified(&path);
+        assert_eq!(envelope["data"]["summary"]["state"], "whole", "{envelope}");
+        let found = entries(&path).into_iter().find(|entry| entry.path == bundle::FINDINGS).unwrap().json().unwrap();
+        let steps = found["data"]["summary"]["steps"].as_array().unwrap();
+        assert_eq!(steps.last().unwrap()["end"], "cut_off", "{steps:?}");
+        let judged = Answer::of(agent().arg("judge").arg(&path));
+        assert_eq!(judged.status, 3, "{}", judged.stderr);
+        assert_eq!(judged.json()["data"]["rows"].to_string(), found["data"]["rows"].to_string());
+    }
+}
+
+#[test]
+fn whatever_was_changed_in_a_bundle_is_found_out() {
+    let target = Child::target("faults", &["-O2"], ["leak-files"]);
+    let (directory, path, answer) =
+        made(&["run", "fd-leak", "--param=interval=50ms", "--pid", &target.pid().to_string()]);
+    let original = fs::read(&path).unwrap();
+    let back = || fs::write(&path, &original).unwrap();
+    // As good as new.
+    rewrite(&path, &entries(&path));
+    assert_eq!(state(&path), "whole");
+
+    // An artifact with a manifest that says the same: its digest, then the audit.
+    change(&path, "fds[1]", |bytes| String::from_utf8_lossy(bytes).replace("\"fd\":0", "\"fd\":9").into_bytes());
+    assert_eq!(faults(&path), ["digest", "audit"]);
+    let judged = Answer::of(agent().arg("judge").arg(&path));
+    assert_eq!(judged.status, 1, "evidence that was changed is not judged");
+
+    back();
+    change(&path, "fds[1]", |bytes| {
+        let mut envelope: Value = serde_json::from_slice(bytes).unwrap();
+        envelope["data"]["rows"][0]["fd"] = "a string".into();
+        envelope["digest"] = agent_model::digest(&envelope["data"]).unwrap().into();
+        envelope.to_string().into_bytes()
+    });
+    assert_eq!(faults(&path), ["schema", "audit"]);
+    let envelope = verified(&path);
+    assert!(
+        envelope["data"]["summary"]["problems"][0]["why"].as_str().unwrap().contains("/data/rows/0/fd"),
+        "{envelope}"
+    );
+
+    // One that is left out, its line in the audit, and both.
+    back();
+    let without =
+        |entries: Vec<Entry>| entries.into_iter().filter(|entry| !entry.path.contains("fds[1]")).collect::<Vec<_>>();
+    rewrite(&path, &without(entries(&path)));
+    assert_eq!(faults(&path), ["audit"]);
+    back();
+    let cut = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        text.lines()
+            .filter(|line| !line.contains("fds[1]"))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+            .into_bytes()
+    };
+    change(&path, bundle::AUDIT, cut);
+    assert_eq!(faults(&path), ["audit"]);
+    rewrite(&path, &without(entries(&path)));
+    assert_eq!(faults(&path), ["audit"]);
+
+    // What was touched, and the whole audit.
+    back();
+    change(&path, bundle::ACCESS, |bytes| [bytes, b"{}\n"].concat());
+    assert_eq!(faults(&path), ["audit"]);
+    back();
+    rewrite(&path, &entries(&path).into_iter().filter(|entry| entry.path != bundle::AUDIT).collect::<Vec<_>>());
+    assert_eq!(faults(&path), ["audit"]);
+
+    // Another good one in its place: the witness tells.
+    back();
+    let records: Vec<Value> = answer.audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = records.last().unwrap();
+    let head = json!({"count": records.len(), "head": last["hash"], "key": records[0]["data"]["key"]});
+    let witness = directory.path().join("head.json");
+    let with_witness = |head: &Value| {
+        fs::write(&witness, json!({"session": "S", "audit": head}).to_string()).unwrap();
+        let mut command = agent();
+        command.args(["bundle", "verify"]).arg(&path).arg("--witness").arg(&witness);
+        Answer::of(&mut command).json()["data"]["summary"]["state"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(with_witness(&head), "whole");
+    let mut other = head.clone();
+    other["count"] = (records.len() + 1).into();
+    assert_eq!(with_witness(&other), "tampered");
+
+    // Two bundles, one behind the other.
+    fs::write(&path, [&original[..], &original[..]].concat()).unwrap();
+    assert_eq!(faults(&path), ["after_the_end"]);
+}
+
+#[test]
+fn a_hostile_bundle_costs_little_and_prints_nothing_of_its_own() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("x.dbg.tar.zst");
+    let write = |files: &[(&str, &[u8])]| {
+        let out = Shared::default();
+        let mut writer = Writer::new(Box::new(out.clone()), u64::MAX);
+        for (name, bytes) in files {
+            writer.add(name, "application/json", bytes).unwrap();
+        }
+        writer.end(json!({"argv": ["agent", "\u{1b}[2Jrun"]})).unwrap();
+        fs::write(&path, &*out.0.lock().unwrap()).unwrap();
+    };
+    // 300 MiB of nothing.
+    write(&[("artifacts/000-x.json", &vec![b' '; 300 << 20])]);
+    assert!(fs::metadata(&path).unwrap().len() < 1 << 20);
+    assert_eq!(faults(&path), ["too_large"]);
+    for command in [&["judge"][..], &["bundle", "show"], &["bundle", "list"]] {
+        let answer = Answer::of(agent().args(command).arg(&path));
+        assert!(matches!(answer.status, 1 | 3), "{command:?} {} {}", answer.status, answer.stderr);
+    }
+    // As deep as a stack, and words for a terminal.
+    let deep = [b"{\"data\":".as_slice(), &vec![b'['; 100_000]].concat();
+    write(&[
+        ("artifacts/000-x.json", &deep),
+        ("findings.json", br#"{"data":{"rows":[{"level":"\u001b[31m","message":"\u001b]0;x"}]}}"#),
+    ]);
+    for arguments in [&["show"][..], &["list"], &["verify"]] {
+        let answer = Answer::of(agent().args(["bundle", arguments[0]]).arg(&path).args(["-o", "table"]));
+        assert_eq!(answer.status, 3, "{}", answer.stderr);
+        assert!(!answer.stdout.contains(&0x1b), "{}", answer.text());
+    }
+    let answer = Answer::of(agent().args(["bundle", "cat"]).arg(&path).args(["findings.json", "-o", "table"]));
+    assert!(!answer.stdout.contains(&0x1b), "{}", answer.text());
+    // No bundle at all.
+    for bytes in [
+        &b""[..],
+        b"{}",
+        b"\x28\xb5\x2f\xfd",
+        b"\x28\xb5\x2f\xfd\xff\xff\xff\xff\xff\xff",
+        b"\x50\x2a\x4d\x18\xff\xff\xff\xff",
+    ] {
+        fs::write(&path, bytes).unwrap();
+        for command in [&["judge"][..], &["bundle", "verify"]] {
+            let answer = Answer::of(agent().args(command).arg(&path));
+            assert!(matches!(answer.status, 1 | 3), "{bytes:?} {command:?} {} {}", answer.status, answer.stderr);
+        }
+    }
+    let mut pipe = Command::new(common::AGENT);
+    pipe.args(["bundle", "verify", "-"]);
+    assert_eq!(Answer::of(&mut pipe).status, 1, "nothing came");
+}
