@@ -223,15 +223,18 @@ fn strace_sees_no_call_that_is_not_listed() {
         .filter(|name| !["schema", "help", "violate", "violate-base"].contains(name))
         .collect();
     assert!(names.len() >= 13, "{names:?}");
-    let evidence = directory.path().join("evidence.json");
-    fs::write(&evidence, common::run(["run", "what-runs-here", "--pid", &pid]).stdout).expect("evidence");
+    let evidence = directory.path().join("evidence.dbg.tar.zst");
+    fs::write(&evidence, common::run(["run", "what-runs-here", "--pid", &pid, "-o", "bundle"]).stdout)
+        .expect("evidence");
+    let evidence = evidence.to_str().expect("UTF-8");
     for name in names {
         let mut arguments = vec![name];
         match name {
             "version" | "scenarios" => {}
             "plan" => arguments.push("triage"),
             "run" => arguments.extend(["triage", "--param=for=100ms", "--pid", &pid]),
-            "judge" => arguments.push(evidence.to_str().expect("UTF-8")),
+            "judge" => arguments.push(evidence),
+            "bundle" => arguments.extend(["verify", evidence]),
             "audit" => arguments.extend(["verify", "-"]),
             "redact" => arguments.extend(["test", "x"]),
             "capture" => arguments.extend(["-i", "lo", "--for", "100ms"]),

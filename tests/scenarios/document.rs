@@ -209,8 +209,8 @@ fn a_gap_ends_the_run_where_it_is_told_to() {
 fn evidence_that_is_none_is_refused() {
     for (text, word) in [
         ("", "not JSON"),
-        ("{}", "not the JSON of `agent run`"),
-        ("[1]", "not the JSON of `agent run`"),
+        ("{}", "not the JSON of a command"),
+        ("[1]", "not the JSON of a command"),
         (r#"{"schema":"agent.ps/1","data":{}}"#, "not the JSON of `agent run`"),
         (r#"{"schema":"agent.run/1"}"#, "its evidence"),
         (
