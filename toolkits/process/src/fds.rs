@@ -77,6 +77,7 @@ pub struct Row {
     pub target: Option<Text>,
     /// Whether the file has no name any more, and will be gone when it is closed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(extend("x-column" = "DELETED"))]
     pub deleted: bool,
     /// The device that it is, as `major:minor`.
     #[serde(skip_serializing_if = "Option::is_none")]
