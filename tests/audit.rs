@@ -3,6 +3,8 @@
 #![allow(clippy::disallowed_methods, reason = "a test: it starts programs and opens files")]
 
 mod common;
+#[path = "audit/strace.rs"]
+mod strace;
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};

@@ -75,6 +75,7 @@ pub fn namespace(kind: &str) -> Option<u64> {
 /// True unless we are in the first user namespace, whose map is the identity over all
 /// IDs (user_namespaces(7)).
 pub fn is_in_child_user_namespace() -> bool {
+    note(Access::Open, "/proc/self/uid_map");
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     !map.split_whitespace().eq(["0", "0", "4294967295"])
 }
