@@ -130,7 +130,13 @@ fn cut_off(path: &str, bundle: &Bundle) -> Result<Evidence, Failure> {
         Step { name, does, end: StepEnd::CutOff, looks, gaps: vec![unseen] }
     });
     let steps = steps.collect();
-    Ok(Evidence { scenario: announced.scenario, parameters: announced.parameters, steps, artifacts })
+    Ok(Evidence {
+        scenario: announced.scenario,
+        parameters: announced.parameters,
+        steps,
+        artifacts,
+        ..Evidence::default()
+    })
 }
 
 /// How many artifacts of step `name` are in `bundle`.

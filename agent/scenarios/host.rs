@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use agent_model::Gap;
+use agent_scenario::diff::Schemas;
 use agent_scenario::{Action, Artifact, Failed, Host, InBundle, Plan, Progress};
 use agent_session::Allowance;
 use agent_system::collector::TargetUse;
@@ -13,8 +14,8 @@ use clap::ArgMatches;
 use serde_json::Value;
 
 use super::run::RunScenario;
-use crate::cli;
 use crate::look::{Began, Look, Stopped};
+use crate::{bundles, cli};
 
 /// What performs the steps.
 pub(crate) struct Performer<'a> {
@@ -141,6 +142,10 @@ impl Host for Performer<'_> {
                 return Ok(());
             }
         }
+    }
+
+    fn schemas(&self) -> Schemas {
+        bundles::schemas()
     }
 
     fn keep(&mut self, artifact: &mut Artifact) -> Result<(), Failed> {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{page, source};
-use crate::bundles::read;
+use crate::bundles::{self, read};
 
 /// The collector of findings.
 pub(crate) struct Judge;
@@ -79,10 +79,11 @@ The same evidence and the same rules give the same findings, byte for byte.
     type Data = Judged;
 
     fn collect(run: &Run, options: &Options) -> Result<Gathered<Judged>, Failure> {
-        let evidence = match read::file(run, &options.file)? {
+        let mut evidence = match read::file(run, &options.file)? {
             read::File::Bundle(bundle) => read::evidence(&options.file, &read::good(&options.file, *bundle)?)?,
             read::File::Envelope(envelope) => evidence(&options.file, envelope)?,
         };
+        evidence.schemas = bundles::schemas();
         let scenario = match &options.scenario {
             Some(source) => source::load(source, run)?,
             None => match (built_in::text(&evidence.scenario.name), &evidence.scenario.text) {

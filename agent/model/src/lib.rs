@@ -38,6 +38,17 @@ pub const COLUMN: &str = "x-column";
 /// `word`, `id`, `text`, `path`, `name`, `host`, `url`, `argv` and `secret` are the classes.
 pub const CLASS: &str = "x-class";
 
+/// The extension key of a row's type: the members that say which one it is, for as long as its process lives.
+/// `#[schemars(extend("x-key" = ["pid", "start_ticks"]))]`; of a list below a row, `frames.function`.
+pub const KEY: &str = "x-key";
+
+/// The members that say what a row is in another life of the same program, or in another pod; by default those of
+/// [`KEY`].
+pub const ALIKE: &str = "x-alike";
+
+/// The members of a row that mean nothing in another life: addresses, inodes, times.
+pub const LIFE: &str = "x-life";
+
 /// The extension key that names the field by whose value a column is indented,
 /// so that a table can draw a tree: `#[schemars(extend("x-tree" = "depth"))]`.
 pub const TREE: &str = "x-tree";

@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::diff::Schemas;
+
 /// All that one run of a scenario has gathered, whole or cut off: enough to judge it again.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {
@@ -18,6 +20,9 @@ pub struct Evidence {
     pub steps: Vec<Step>,
     /// The envelopes, in the order in which they were taken.
     pub artifacts: Vec<Artifact>,
+    /// The schemas of the envelopes: no part of what was gathered.
+    #[serde(skip)]
+    pub schemas: Schemas,
 }
 
 /// Which scenario it was.

@@ -102,7 +102,7 @@ struct Judge<'a, 'g> {
 
 impl<'a> Judge<'a, '_> {
     fn variable(&mut self, name: &str, program: &Program) {
-        let watcher = Watcher::new(self.places);
+        let watcher = Watcher::new(self.places).knowing(self.evidence.schemas);
         let value = program.value(&self.scope, &watcher);
         let (steps, mut hit) = self.behind(&program.names());
         hit.extend(watcher.hit());
@@ -128,7 +128,7 @@ impl<'a> Judge<'a, '_> {
     }
 
     fn rule(&self, rule: &Rule) -> Vec<Finding> {
-        let watcher = Watcher::new(self.places);
+        let watcher = Watcher::new(self.places).knowing(self.evidence.schemas);
         let held = self.held(rule, &watcher);
         let (steps, mut hit) = self.behind(&rule.names());
         hit.extend(watcher.hit());
@@ -236,7 +236,7 @@ impl<'a> Judge<'a, '_> {
         mut gaps: Vec<Unseen>,
     ) -> Finding {
         let none = BTreeSet::new();
-        let watcher = Watcher::new(&none);
+        let watcher = Watcher::new(&none).knowing(self.evidence.schemas);
         let mut evidence = Vec::new();
         for program in &rule.evidence {
             let Ok(seen) = program.value(scope, &watcher) else { continue };

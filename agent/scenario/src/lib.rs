@@ -6,6 +6,7 @@
 pub mod built_in;
 pub mod bundle;
 mod cel;
+pub mod diff;
 mod difference;
 pub mod evidence;
 pub mod format;

@@ -6,6 +6,7 @@ use agent_model::Unseen;
 use serde_json::Value as Json;
 
 use crate::cel::{Scope, Seen, Value, Watcher};
+use crate::diff::Schemas;
 use crate::evidence::{Artifact, Evidence, Origin, Step, StepEnd};
 use crate::judge;
 use crate::scenario::{Action, Condition, Looks, Plan, PlannedStep};
@@ -28,6 +29,11 @@ pub trait Host {
     ///
     /// When the run must end: a signal, the target's end, a limit.
     fn wait(&mut self, time_us: u64) -> Result<(), Failed>;
+
+    /// The schemas of what it collects.
+    fn schemas(&self) -> Schemas {
+        Schemas::default()
+    }
 
     /// Keeps `artifact` where evidence is kept beside the answer, and notes there where that is. It is called once
     /// for each, when no later look will take its place.
@@ -74,7 +80,8 @@ pub struct Failed {
 /// Runs `plan`. Whatever happens, what was gathered by then is there.
 pub fn run(plan: &Plan, origin: Origin, host: &mut dyn Host) -> Evidence {
     let ends_us = host.now_us().saturating_add(plan.time_us);
-    let evidence = Evidence { scenario: origin, parameters: plan.parameters.clone(), ..Evidence::default() };
+    let (parameters, schemas) = (plan.parameters.clone(), host.schemas());
+    let evidence = Evidence { scenario: origin, parameters, schemas, ..Evidence::default() };
     let mut runner = Runner { host, evidence, ends_us, ended: None };
     for (index, step) in plan.steps.iter().enumerate() {
         runner.step(step, (index + 1, plan.steps.len()));
@@ -201,7 +208,7 @@ impl Runner<'_> {
         let parameters = serde_json::Map::from_iter(self.evidence.parameters.clone());
         scope.bind("param", Ok(Seen::owned(Json::Object(parameters))));
         judge::bind(&mut scope, &self.evidence);
-        let value = condition.0.value(&scope, &Watcher::new(&gaps));
+        let value = condition.0.value(&scope, &Watcher::new(&gaps).knowing(self.evidence.schemas));
         value.is_ok_and(|value| matches!(value.value, Value::Bool(true)))
     }
 

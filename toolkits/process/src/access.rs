@@ -13,6 +13,7 @@ pub struct AccessCheck;
 
 /// One kind of evidence.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(extend("x-key" = ["evidence"]))]
 pub struct Row {
     /// What could be seen: `processes`, `arguments`, `environment`, `executable`,
     /// `files`, `maps`, `smaps`, `memory`, `descriptors`, `descriptor_details`,

@@ -26,6 +26,7 @@ pub struct Options {
 
 /// One variable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(extend("x-key" = ["pid", "name"], "x-alike" = ["name"]))]
 pub struct Row {
     /// The process.
     #[schemars(extend("x-column" = "PID"))]

@@ -37,6 +37,9 @@ pub struct Options {
 
 /// One descriptor.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(extend("x-key" = ["fd"], "x-alike" = ["type", "target"], "x-life" = [
+    "inode", "position", "mount_id", "device", "socket", "peers", "description"
+]))]
 pub struct Row {
     /// Its number.
     #[schemars(extend("x-column" = "FD"))]

@@ -51,6 +51,9 @@ pub struct Options {
 
 /// One process.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(extend("x-key" = ["pid", "start_ticks", "tid"], "x-alike" = ["name", "args"], "x-life" = [
+    "ppid", "pgid", "session", "tty", "start_time", "start_ticks", "container_id"
+]))]
 pub struct Row {
     /// Process ID in our pid namespace.
     #[schemars(extend("x-column" = "PID"))]

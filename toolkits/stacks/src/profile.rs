@@ -60,6 +60,7 @@ pub struct Options {
 
 /// Time that was spent at one place.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(extend("x-key" = ["frames.function", "state", "system_call", "thread.name"], "x-life" = ["frames", "thread"]))]
 pub struct Row {
     /// `on_cpu`: it ran, or waited for a processor. `off_cpu`: it waited for something
     /// else.

@@ -10,6 +10,7 @@ use agent_model::Pointer;
 use super::functions;
 use super::parse::{Expr, Literal};
 use super::value::{Seen, Value};
+use crate::diff::Schemas;
 
 /// Why an expression has no value.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +76,7 @@ pub(crate) struct Watcher<'g> {
     /// Of them those that were come upon.
     hit: RefCell<BTreeSet<(String, String)>>,
     left: Cell<u64>,
+    pub(super) schemas: Schemas,
 }
 
 /// The operations that one rule may take: a walk over 100,000 rows has some millions.
@@ -83,7 +85,12 @@ const MOST: u64 = 20_000_000;
 impl<'g> Watcher<'g> {
     /// Watches for `gaps`: pairs of an artifact's name and a JSON Pointer into its envelope.
     pub(crate) fn new(gaps: &'g BTreeSet<(String, String)>) -> Self {
-        Self { gaps, hit: RefCell::default(), left: Cell::new(MOST) }
+        Self { gaps, hit: RefCell::default(), left: Cell::new(MOST), schemas: Schemas::default() }
+    }
+
+    /// The same, that knows the schemas of envelopes.
+    pub(crate) fn knowing(self, schemas: Schemas) -> Self {
+        Self { schemas, ..self }
     }
 
     /// The gaps that were come upon.

@@ -42,7 +42,7 @@ pub(super) fn call<'a>(name: &str, arguments: Vec<Seen<'a>>, watcher: &Watcher<'
         },
         ("asBytes" | "asTime" | "asPercent", Value::Int(number), _) => Ok(Seen::text(shown(name, *number))),
         ("elapsed", _, Some(second)) => elapsed(&first, &second),
-        ("diff", _, Some(second)) => crate::difference::of(&first, &second),
+        ("diff", _, Some(second)) => crate::difference::of(&first, &second, watcher.schemas),
         ("keys", ..) => match first.keys() {
             Some(keys) => Ok(Seen::list(keys.into_iter().map(Seen::text).collect())),
             None => senseless(&first),

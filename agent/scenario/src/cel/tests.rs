@@ -3,14 +3,22 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::*;
+use crate::diff::Schemas;
 
 /// The value of `text` over an artifact called `a`, as text; or what went wrong.
 fn value(text: &str) -> Result<String, String> {
     value_with(text, &BTreeSet::new()).0
 }
 
+/// Rows are known by `fd`.
+fn schema(_: &str) -> Option<serde_json::Value> {
+    let row = json!({"x-key": ["fd"]});
+    Some(json!({"properties": {"data": {"properties": {"rows": {"type": "array", "items": row}}}}}))
+}
+
 fn value_with(text: &str, gaps: &BTreeSet<(String, String)>) -> (Result<String, String>, BTreeSet<(String, String)>) {
     let artifact = json!({
+        "schema": "agent.fds/1",
         "data": {
             "rows": [
                 {"fd": 1, "type": "file", "size": 10, "path": "/a/b"},
@@ -21,14 +29,14 @@ fn value_with(text: &str, gaps: &BTreeSet<(String, String)>) -> (Result<String, 
         },
         "observed": {"start": "2026-01-01T00:00:00.000000Z"},
     });
-    let later = json!({"observed": {"start": "2026-01-01T00:00:01.500000Z"}, "data": {"rows": [
+    let later = json!({"schema": "agent.fds/1", "observed": {"start": "2026-01-01T00:00:01.500000Z"}, "data": {"rows": [
         {"fd": 1, "type": "file", "size": 11, "path": "/a/b"}, {"fd": 4, "type": "pipe"}, {"fd": 3, "type": "file", "size": 30, "path": "/a/c"},
     ]}});
     let mut scope = Scope::default();
     scope.bind("a", Ok(Seen::json(&artifact, Some(Place::root("a")))));
     scope.bind("b", Ok(Seen::json(&later, Some(Place::root("b")))));
     scope.bind("lost", Err(Fault::Missing(Missing { pointer: None, words: "lost".to_owned() })));
-    let watcher = Watcher::new(gaps);
+    let watcher = Watcher::new(gaps).knowing(Schemas(Some(schema)));
     let program = Program::compile(text).unwrap_or_else(|error| panic!("{text}: {error}"));
     let value = match program.value(&scope, &watcher) {
         Ok(value) => Ok(value.show()),
@@ -161,6 +169,9 @@ fn envelopes_are_compared_by_identity_and_time() {
     is("diff(a, b).appeared.map(r, r.fd)", "4");
     is("diff(a, b).went.map(r, r.fd)", "2");
     is("diff(a, b).changed.map(c, c.after.size - c.before.size)", "1");
+    // Lists by themselves have no identity but all that they are, and equal items are counted.
+    is("diff([1, 1, 2], [2, 1, 1, 1]).appeared", "1");
+    is("diff(a.data.rows, b.data.rows).changed.size()", "0");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::provenance::runtime::Runtime;
 /// One ELF file. What it says about itself is absent, with a gap, where it could
 /// not be read.
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+#[schemars(extend("x-key" = ["path"], "x-life" = ["address", "pids", "device", "inode"]))]
 pub struct Row {
     /// Its path in the target's mount namespace.
     #[schemars(extend("x-column" = "PATH"))]

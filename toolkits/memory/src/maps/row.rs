@@ -16,6 +16,11 @@ use super::store::{Mapping, Shared, Store};
 
 /// One mapping.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(extend(
+    "x-key" = ["start"],
+    "x-alike" = ["kind", "path", "name", "permissions", "offset"],
+    "x-life" = ["end", "tids", "device", "inode"]
+))]
 pub struct Row<'a> {
     /// Its first address (AVMA).
     #[schemars(extend("x-column" = "START"))]

@@ -107,6 +107,10 @@ pub struct Owner {
 
 /// Packets between two places.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(extend(
+    "x-key" = ["protocol", "client_address", "client_port", "server_address", "server_port"],
+    "x-alike" = ["protocol", "server_address", "server_port"]
+))]
 pub struct Flow {
     /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, …; `other` for the rest.
     #[schemars(extend("x-column" = "PROTOCOL"))]

@@ -15,6 +15,11 @@ use super::tcp::{Name, Tcp};
 /// not have is absent.
 #[derive(Debug, Default, Serialize, JsonSchema)]
 #[schemars(rename = "Socket")]
+#[schemars(extend(
+    "x-key" = ["protocol", "inode", "local_address", "local_port", "remote_address", "remote_port", "path", "abstract_name"],
+    "x-alike" = ["protocol", "state", "remote_address", "remote_port", "path"],
+    "x-life" = ["cookie", "owners", "cgroup_id", "peer_inode", "peer_owners", "file_inode", "file_device", "port_id"]
+))]
 pub struct Row<'a> {
     /// Its table: `tcp`, `mptcp`, `udp`, `udplite`, `icmp` (ping sockets), `raw`,
     /// `unix`, `packet`, `netlink`, `vsock`; `other` for a socket that a process

@@ -10,6 +10,7 @@ use super::parse::{self, StatusUse};
 
 /// One resource limit.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(extend("x-key" = ["name"]))]
 pub struct Row {
     /// What is limited, in the kernel's words (`Max open files` is `open_files`).
     #[schemars(extend("x-column" = "LIMIT"))]

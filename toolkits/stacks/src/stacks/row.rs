@@ -12,6 +12,7 @@ use crate::wait::Wait;
 
 /// Threads that do the same thing at the same place.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(extend("x-key" = ["frames.function", "state", "system_call"], "x-life" = ["frames", "threads", "kernel_frames"]))]
 pub struct Row {
     /// How many threads.
     #[schemars(extend("x-column" = "COUNT"))]
