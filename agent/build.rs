@@ -38,7 +38,27 @@ fn main() -> Result<()> {
     let json = dependencies()?.to_string();
     fs::write(&list, &json)?;
     println!("cargo:rustc-env=AGENT_DEPENDENCIES_PATH={}", list.display());
+    pack_schemas(&out)?;
     link_section(&out, json.as_bytes())
+}
+
+/// Packs `agent/schemas/NAME.json` each, and writes a list of them for `include!`.
+fn pack_schemas(out: &Path) -> Result<()> {
+    let mut list = Vec::new();
+    let directory = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("agent/schemas");
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(&directory).into_iter().flatten().map(|file| Ok(file?.path())).collect::<Result<_>>()?;
+    files.sort();
+    for file in files {
+        let name = file.file_stem().and_then(|stem| stem.to_str()).ok_or("a schema without a name")?;
+        let mut packer = ZlibEncoder::new(Vec::new(), Compression::best());
+        packer.write_all(&fs::read(&file)?)?;
+        let packed = out.join(format!("{name}.schema"));
+        fs::write(&packed, packer.finish()?)?;
+        list.push(format!("({name:?}, include_bytes!({:?}))", packed.display().to_string()));
+    }
+    fs::write(out.join("schemas.rs"), format!("&[{}]", list.join(", ")))?;
+    Ok(())
 }
 
 /// Asks cargo to run this script again when `path` changes. A path that does not exist would make it run every time.

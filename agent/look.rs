@@ -281,7 +281,7 @@ impl<'a> Look<'a> {
         let most = run.session().limits().out_bytes.saturating_sub(self.written_bytes);
         let gaps = answer.gaps.len();
         let (redactor, command) = (run.session().redactor(), self.command);
-        let known = || Arc::new(Classes::of((command.schema)().as_value()));
+        let known = || Arc::new(Classes::of(crate::schemas::of(command).as_value()));
         let classes = &**self.classes.get_or_insert_with(known);
         let place = |field| classes.field(Some(classes.root()), field);
         let kept = if self.keeps_json { MOST_KEPT } else { 0 };

@@ -12,6 +12,7 @@ mod look;
 mod privileges;
 mod resource;
 mod scenarios;
+mod schemas;
 mod scrub;
 mod snapshot;
 mod stream;
@@ -106,12 +107,12 @@ fn print_schema(matches: &ArgMatches) -> ExitCode {
     let pretty = std::io::stdout().is_terminal();
     let result = match matches.get_one::<String>("command") {
         Some(name) => {
-            let schema = commands().find(|command| command.name == *name).map(|command| (command.schema)());
+            let schema = commands().find(|command| command.name == *name).map(|command| schemas::of(command));
             agent_output::print_value(&schema, pretty)
         }
         None => {
             let all: serde_json::Map<String, serde_json::Value> =
-                commands().map(|command| (command.schema_name(), (command.schema)().into())).collect();
+                commands().map(|command| (command.schema_name(), schemas::of(command).into())).collect();
             agent_output::print_value(&all, pretty)
         }
     };
@@ -380,7 +381,7 @@ impl Printer<'_> {
                 .take()
                 .map_or(Ok(Ended::Whole), |(format, stream)| stream.end(envelope, format == "ndjson")),
             cli::Chosen::Bundle => Ok(Ended::Whole),
-            cli::Chosen::Common(format) => agent_output::print(envelope, format, &(self.command.schema)(), width),
+            cli::Chosen::Common(format) => agent_output::print(envelope, format, &schemas::of(self.command), width),
             cli::Chosen::Extra(name) => agent_output::print_with(|out| {
                 let mut out = scrub::Lines::new(out, envelope.redaction.level);
                 (self.command.write)(name, envelope, &*answer.data, &mut out)?;
@@ -398,7 +399,7 @@ mod tests {
     fn every_string_that_is_printed_has_a_class() {
         let mut without = Vec::new();
         for command in super::commands() {
-            let schema = (command.schema)();
+            let schema = super::schemas::of(command);
             let places = agent_session::redact::unclassified(schema.as_value());
             without.extend(places.into_iter().map(|place| format!("{}: {place}", command.name)));
         }

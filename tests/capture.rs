@@ -264,7 +264,7 @@ for n in range(120_000):
 fn a_hundred_thousand_flows_are_bounded_and_those_left_out_counted() {
     let Some(net) = Net::new("flows", 0, 0, 0, &["python3"]) else { return };
     // Little is written, and what is printed is cut: the table of flows is what this is about.
-    let line = "--interface lo --no-owners --buffer-bytes 64M --ring --max-packets 10 --limit out=1M -o pcap";
+    let line = "--interface lo --no-owners --ring --max-packets 10 --limit out=1M -o pcap";
     let arguments: Vec<&str> = line.split(' ').collect();
     let captured = capture(&net, net::Side::Client, &arguments, "udp dst port 9", || {
         let mut python = net.client("python3");

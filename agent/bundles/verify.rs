@@ -225,7 +225,7 @@ fn envelope_problem(entry: &Entry) -> Option<Problem> {
     let name = envelope["schema"].as_str().unwrap_or_default();
     // One of an agent that knows more than this one cannot be checked.
     if let Some(command) = crate::commands().find(|command| command.schema_name() == name)
-        && let Some((at, words)) = bundle::misfit((command.schema)().as_value(), &envelope)
+        && let Some((at, words)) = bundle::misfit(crate::schemas::of(command).as_value(), &envelope)
     {
         return problem(Fault::Schema, format!("{at} is not as {name} says: {words}"));
     }

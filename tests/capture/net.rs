@@ -220,11 +220,15 @@ pub(crate) fn capture(net: &Net, side: Side, arguments: &[&str], filter: &str, t
     let errors = net.directory.path().join("agent.stderr");
     let interface = arguments.iter().position(|it| *it == "--interface").map_or("agent0", |at| arguments[at + 1]);
     let mut beside = net.run(side, "tcpdump");
-    // -U: each packet at once, so that the end loses none; root's files are for root.
-    beside.args(["-Z", "root", "-U", "--immediate-mode", "-s", "2048", "-B", "4096", "-i", interface, "-w"]);
+    // -U: each packet at once, so that the end loses none; root's files are for root. Both have room for all of it,
+    // however busy the machine is.
+    beside.args(["-Z", "root", "-U", "--immediate-mode", "-s", "2048", "-B", "65536", "-i", interface, "-w"]);
     let mut beside = beside.arg(&tcpdump).arg(filter).stderr(Stdio::null()).spawn().expect("tcpdump");
     let mut command = net.run(side, AGENT);
     command.args(["capture", "--for", "120s", "--filter", filter, "--pid", &net.pid().to_string()]);
+    if !arguments.contains(&"--buffer-bytes") {
+        command.args(["--buffer-bytes", "64M"]);
+    }
     if !arguments.contains(&"-o") {
         command.args(["-o", "pcapng"]);
     }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use agent_model::{Data, Envelope, Gap, Gathered};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, FromArgMatches};
-use schemars::{JsonSchema, Schema};
+use schemars::JsonSchema;
+#[cfg(debug_assertions)]
+use schemars::Schema;
 use serde::Serialize;
 
 use crate::format::{Enveloped, ExtraFormat};
@@ -113,7 +115,9 @@ pub struct Command {
     pub target: TargetUse,
     /// Its part of the command line.
     pub arguments: fn() -> clap::Command,
-    /// The JSON Schema of its envelope.
+    /// The JSON Schema of its envelope, as the types say it. A release build has the schemas as data: what
+    /// makes them takes more than a megabyte of code.
+    #[cfg(debug_assertions)]
     pub schema: fn() -> Schema,
     /// Name and meaning of each of [`Collector::FORMATS`].
     pub formats: fn() -> Vec<(&'static str, &'static str)>,
@@ -156,6 +160,7 @@ pub const fn command<C: Collector>() -> Command {
         needs: C::NEEDS,
         target: C::TARGET,
         arguments: arguments::<C>,
+        #[cfg(debug_assertions)]
         schema: schema::<C>,
         formats: formats::<C>,
         streams: C::STREAMS,
@@ -171,6 +176,7 @@ fn arguments<C: Collector>() -> clap::Command {
     C::Options::augment_args(clap::Command::new(C::NAME)).about(C::ABOUT).long_about(None).after_long_help(C::MANUAL)
 }
 
+#[cfg(debug_assertions)]
 fn schema<C: Collector>() -> Schema {
     // Of what is written: a member that may be left out is not required.
     let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
