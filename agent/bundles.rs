@@ -3,6 +3,7 @@
 mod diff;
 mod keeping;
 pub(crate) mod read;
+mod report;
 mod verify;
 
 use agent_scenario::diff::Schemas;
@@ -17,6 +18,7 @@ pub(crate) fn schemas() -> Schemas {
 }
 
 /// The commands about bundles.
-pub(crate) const COMMANDS: &[Command] = &[command::<verify::BundleFile>(), command::<diff::Diff>()];
+pub(crate) const COMMANDS: &[Command] =
+    &[command::<verify::BundleFile>(), command::<diff::Diff>(), command::<report::Report>()];
 
 pub(crate) use keeping::{Bundle, open};

@@ -190,15 +190,31 @@ fn printable(text: &str) -> String {
 }
 
 /// What was found out about a bundle.
-struct Checked {
+pub(super) struct Checked {
     problems: Vec<Problem>,
     audit: Option<Verified>,
     missing: Vec<String>,
     state: State,
 }
 
+impl Checked {
+    /// What is wrong and what is missing, a line each; empty where it is whole.
+    pub(super) fn in_words(&self) -> Vec<String> {
+        let head = match self.state {
+            State::Whole => return Vec::new(),
+            State::CutOff => "The bundle was cut off: what is in it was written whole.",
+            State::Tampered => "The bundle was TAMPERED WITH: it proves nothing.",
+        };
+        let problem = |problem: &Problem| {
+            format!("{} {}", problem.path.as_deref().unwrap_or_default(), problem.why).trim().to_owned()
+        };
+        let missing = self.missing.iter().map(|missing| format!("Missing: {missing}"));
+        [head.to_owned()].into_iter().chain(self.problems.iter().map(problem)).chain(missing).collect()
+    }
+}
+
 /// Checks all that can be: `witness` is what the audit must come to.
-fn check(bundle: &Bundle, witness: Option<&Head>) -> Checked {
+pub(super) fn check(bundle: &Bundle, witness: Option<&Head>) -> Checked {
     let mut problems = bundle.problems.clone();
     for entry in &bundle.entries {
         problems.extend(envelope_problem(entry));

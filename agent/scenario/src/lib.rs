@@ -12,6 +12,7 @@ pub mod evidence;
 pub mod format;
 mod judge;
 mod near;
+pub mod report;
 mod run;
 mod scenario;
 mod template;

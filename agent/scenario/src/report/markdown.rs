@@ -1,0 +1,93 @@
+//! Markdown that fits into a ticket.
+
+use std::fmt::Write as _;
+
+use super::{Cell, Part, Subject, Table, facts};
+
+/// Rows of a table in a ticket.
+const MOST_ROWS: usize = 25;
+
+/// The page as Markdown.
+pub fn markdown(subject: &Subject) -> String {
+    let mut page = format!("# {}\n", escaped(&facts::title(subject)));
+    for section in facts::sections(subject) {
+        let _ = writeln!(page, "\n## {}\n", section.title);
+        for part in &section.parts {
+            match part {
+                Part::Line(line) => {
+                    let _ = writeln!(page, "{}\n", escaped(line));
+                }
+                Part::Finding(finding) => {
+                    let _ = writeln!(page, "- **{}** {}", escaped(&finding.level), escaped(&finding.message));
+                    for (name, words) in &finding.more {
+                        let _ = writeln!(page, "  - {name}: {}", escaped(words));
+                    }
+                }
+                Part::Table(table) => write_table(&mut page, table),
+                Part::Flame(boxes) => {
+                    let _ = writeln!(page, "```text");
+                    let all = super::flame::total(boxes);
+                    for one in boxes.iter().filter(|one| one.depth < 24 && one.value >= all / 50).take(60) {
+                        let plain = |c: char| if c == '`' || c.is_control() { '\'' } else { c };
+                        let name: String = one.name.chars().map(plain).collect();
+                        let _ = writeln!(
+                            page,
+                            "{:>3}% {}{name}",
+                            one.value.saturating_mul(100) / all,
+                            "  ".repeat(one.depth)
+                        );
+                    }
+                    let _ = writeln!(page, "```\n");
+                }
+            }
+        }
+    }
+    page
+}
+
+fn write_table(page: &mut String, table: &Table) {
+    // What is drawn says nothing here.
+    let is_drawn = |at: usize| table.rows.iter().any(|row| matches!(row.get(at), Some(Cell::Bar(..))));
+    let columns: Vec<usize> = (0..table.head.len()).filter(|at| !is_drawn(*at)).collect();
+    let line = |cells: Vec<String>| format!("| {} |", cells.join(" | "));
+    let head = columns.iter().map(|at| escaped(&table.head[*at])).collect();
+    let rule = columns.iter().map(|at| {
+        let is_number = table.rows.iter().all(|row| matches!(row.get(*at), Some(Cell::Number(_))));
+        if is_number { "--:".to_owned() } else { "---".to_owned() }
+    });
+    let _ = writeln!(page, "{}\n{}", line(head), line(rule.collect()));
+    for row in table.rows.iter().take(MOST_ROWS) {
+        let cells = columns.iter().map(|at| match row.get(*at) {
+            Some(Cell::Text(text) | Cell::Number(text)) => escaped(text),
+            Some(Cell::Deep(depth, text)) => "&ensp;".repeat((*depth).min(40) as usize) + &escaped(text),
+            _ => String::new(),
+        });
+        let _ = writeln!(page, "{}", line(cells.collect()));
+    }
+    let left_out = table.left_out + table.rows.len().saturating_sub(MOST_ROWS);
+    if left_out > 0 {
+        let _ = writeln!(page, "\n{left_out} more.");
+    }
+    page.push('\n');
+}
+
+/// Text that is nothing but text: no markup, no link, no picture, nobody's name.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '@' => out.push_str("&#64;"),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '#' | '!' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    // An address would become a link.
+    out.replace("://", ":&#47;/")
+}
