@@ -1,6 +1,7 @@
 //! Bundles: kept while a command looks, and read again anywhere.
 
 mod diff;
+mod fetch;
 mod keeping;
 pub(crate) mod read;
 mod report;
@@ -13,12 +14,18 @@ use agent_system::{Command, command};
 pub(crate) fn schemas() -> Schemas {
     Schemas(Some(|name| {
         let command = crate::commands().find(|command| command.schema_name() == name)?;
-        Some((command.schema)().to_value())
+        Some(crate::schemas::of(command).to_value())
     }))
 }
 
 /// The commands about bundles.
-pub(crate) const COMMANDS: &[Command] =
-    &[command::<verify::BundleFile>(), command::<diff::Diff>(), command::<report::Report>()];
+pub(crate) const COMMANDS: &[Command] = &[
+    command::<verify::BundleFile>(),
+    command::<diff::Diff>(),
+    command::<report::Report>(),
+    command::<fetch::Fetch>(),
+    command::<fetch::Tar>(),
+];
 
+pub(crate) use fetch::as_tar;
 pub(crate) use keeping::{Bundle, open};

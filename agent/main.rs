@@ -74,7 +74,7 @@ fn commands() -> impl Iterator<Item = &'static Command> {
 
 fn main() -> ExitCode {
     agent_system::confine::begin();
-    let argv: Vec<OsString> = std::env::args_os().collect();
+    let argv: Vec<OsString> = bundles::as_tar(std::env::args_os().collect());
     let matches = match cli::command_line(commands(), &argv).try_get_matches_from(&argv) {
         Ok(matches) => matches,
         Err(error) => return usage(&error),
@@ -107,7 +107,7 @@ fn print_schema(matches: &ArgMatches) -> ExitCode {
     let pretty = std::io::stdout().is_terminal();
     let result = match matches.get_one::<String>("command") {
         Some(name) => {
-            let schema = commands().find(|command| command.name == *name).map(|command| schemas::of(command));
+            let schema = commands().find(|command| command.name == *name).map(schemas::of);
             agent_output::print_value(&schema, pretty)
         }
         None => {
@@ -142,7 +142,8 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
             return Ok(Status::Usage);
         }
     };
-    let chosen = match global.output.as_deref().map(|name| cli::Chosen::of(name, command)).transpose() {
+    let usual = command.usual.filter(|_| !std::io::stdout().is_terminal());
+    let chosen = match global.output.as_deref().or(usual).map(|name| cli::Chosen::of(name, command)).transpose() {
         Ok(chosen) => chosen,
         Err(text) => {
             agent_output::tell(&text);

@@ -235,6 +235,7 @@ fn strace_sees_no_call_that_is_not_listed() {
             "run" => arguments.extend(["triage", "--param=for=100ms", "--pid", &pid]),
             "judge" => arguments.push(evidence),
             "bundle" => arguments.extend(["verify", evidence]),
+            "fetch" | "tar" => continue,
             "report" => arguments.extend([evidence, "-o", "html"]),
             "diff" => arguments.extend([evidence, evidence]),
             "audit" => arguments.extend(["verify", "-"]),

@@ -136,6 +136,14 @@ fn holds_the_agent_and_nothing_else() {
     assert_eq!(records, [("SCHILY.xattr.security.capability".to_owned(), ALL_PERMITTED.to_vec())]);
     assert!(unzip(&mut agent) == binary, "the binary was changed");
 
+    let tar = entries.next().unwrap().unwrap();
+    assert_eq!(tar.path().unwrap(), Path::new("bin/tar"));
+    assert_eq!(tar.link_name().unwrap().as_deref(), Some(Path::new("agent")));
+
+    let session = entries.next().unwrap().unwrap();
+    assert_eq!(session.path().unwrap(), Path::new("session/"));
+    assert_eq!(owner_mode_time(&session), (0, 0, 0o1777, 1_700_000_000));
+
     assert!(entries.next().is_none());
 }
 

@@ -343,7 +343,7 @@ fn commands_and_formats() -> Vec<(String, Vec<String>)> {
         .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')))
         .filter_map(|line| line.split_whitespace().next())
         .filter(|name| {
-            !["help", "bundle", "diff", "fetch", "judge", "report", "violate", "violate-base"].contains(name)
+            !["help", "bundle", "diff", "fetch", "judge", "report", "tar", "violate", "violate-base"].contains(name)
         })
         .filter(|name| common::run(["schema", *name]).status == 0)
         .map(|name| {

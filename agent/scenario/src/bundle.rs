@@ -22,6 +22,7 @@ mod read;
 mod shape;
 mod write;
 
+pub use frame::archive;
 pub use read::{Bundle, Entry, Fault, Problem, make_plain, read};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -55,6 +55,8 @@ pub trait Collector {
     /// [`Run::take_stream`]. The envelope then comes last: at the end of `ndjson`, on
     /// standard error after any other.
     const STREAMS: &'static [&'static str] = &[];
+    /// The format in a pipe, by its name, where that is not JSON.
+    const USUAL: Option<&'static str> = None;
     /// Its options.
     type Options: Args + Serialize + JsonSchema + Send + 'static;
     /// Its answer.
@@ -123,6 +125,8 @@ pub struct Command {
     pub formats: fn() -> Vec<(&'static str, &'static str)>,
     /// [`Collector::STREAMS`].
     pub streams: &'static [&'static str],
+    /// [`Collector::USUAL`].
+    pub usual: Option<&'static str>,
     /// [`Collector::lasts`], and the time that [`Collector::watch`] takes.
     pub lasts: fn(&ArgMatches) -> Duration,
     /// [`Collector::watch`].
@@ -164,6 +168,7 @@ pub const fn command<C: Collector>() -> Command {
         schema: schema::<C>,
         formats: formats::<C>,
         streams: C::STREAMS,
+        usual: C::USUAL,
         lasts: lasts::<C>,
         watch: watch::<C>,
         compare: compare::<C>,

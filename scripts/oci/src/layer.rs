@@ -1,4 +1,5 @@
-//! The image's one layer: `/bin` and `/bin/agent`, with the file capabilities that let one image serve every profile.
+//! The image's one layer: `/bin/agent` with the file capabilities that let one image serve every profile, `/bin/tar` for
+//! kubectl cp, and `/session` for what is kept.
 
 use std::io;
 
@@ -44,7 +45,22 @@ pub fn layer(binary: &[u8], mtime: u64) -> io::Result<Vec<u8>> {
     append(&mut tar, EntryType::Directory, "bin/", 0o755, mtime, &[])?;
     tar.append_pax_extensions([(CAPABILITY_RECORD, ALL_PERMITTED.as_slice())])?;
     append(&mut tar, EntryType::Regular, "bin/agent", 0o755, mtime, binary)?;
+    // kubectl cp runs tar, and the agent knows what it asks for.
+    link(&mut tar, "bin/tar", "agent", mtime)?;
+    // Whatever user the pod says: as /tmp, and nobody's but the agent's container.
+    append(&mut tar, EntryType::Directory, "session/", 0o1777, mtime, &[])?;
     tar.into_inner()
+}
+
+fn link(tar: &mut Builder<Vec<u8>>, path: &str, to: &str, mtime: u64) -> io::Result<()> {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(EntryType::Symlink);
+    header.set_mode(0o777);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(mtime);
+    header.set_size(0);
+    tar.append_link(&mut header, path, to)
 }
 
 /// Appends an entry that says nothing of the machine it was made on: owner 0:0 without names, and the given time.

@@ -11,21 +11,38 @@ const BLOCK: usize = 512;
 /// The largest window that is read: what zstd makes without being asked for more has at most this.
 const LARGEST_WINDOW: u64 = 8 << 20;
 
-/// The frame with file `path`.
+/// The archive with file `path` alone, not compressed.
 ///
 /// # Errors
 ///
 /// When its path does not fit into an archive.
-pub(super) fn of_file(path: &str, bytes: &[u8]) -> io::Result<Vec<u8>> {
+pub fn archive(path: &str, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut all = header(path, bytes.len())?.as_bytes().to_vec();
+    all.extend_from_slice(bytes);
+    all.resize(all.len().next_multiple_of(BLOCK) + 2 * BLOCK, 0);
+    Ok(all)
+}
+
+fn header(path: &str, size: usize) -> io::Result<tar::Header> {
     let mut header = tar::Header::new_ustar();
     header.set_path(path)?;
-    header.set_size(bytes.len() as u64);
+    header.set_size(size as u64);
     header.set_mode(0o444);
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(0);
     header.set_entry_type(tar::EntryType::Regular);
     header.set_cksum();
+    Ok(header)
+}
+
+/// The frame with file `path`.
+///
+/// # Errors
+///
+/// When its path does not fit into an archive.
+pub(super) fn of_file(path: &str, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let header = header(path, bytes.len())?;
     let padding = [0; BLOCK];
     let padding = &padding[..bytes.len().next_multiple_of(BLOCK) - bytes.len()];
     Ok(compress_to_vec(header.as_bytes().chain(bytes).chain(padding), CompressionLevel::Fastest))
