@@ -2,6 +2,8 @@
 #![allow(clippy::disallowed_methods, reason = "a test: it starts programs and reads files")]
 
 mod common;
+#[path = "bundle/pod.rs"]
+mod pod;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
