@@ -202,6 +202,34 @@ fn connections_that_pile_up_are_found_with_their_holder() {
 }
 
 #[test]
+fn connections_that_become_more_and_those_turned_away_are_found() {
+    finds("grow-connections", "connection-leak", &["many=10"], "grows", |space| {
+        words([&format!("to 127.0.0.1 port {}", space.said("port")), "pile up", "10 or more of them new"])
+    });
+    finds("backlog", "connection-leak", &[], "overflows", |_| words(["were turned away", "was full"]));
+}
+
+#[test]
+fn names_that_are_answered_late_in_vain_or_not_at_all_are_found() {
+    finds("names-slow", "slow-dns", &["for=1500ms"], "slow", |space| {
+        words([&space.said("name"), "on average", "127.0.0.1"])
+    });
+    finds("names-search", "slow-dns", &[], "search-domains", |space| {
+        words([&space.said("name"), "2 search domains in vain", "cluster.local"])
+    });
+    finds("names-errors", "slow-dns", &[], "errors", |space| words([&space.said("name"), "nxdomain"]));
+}
+
+#[test]
+fn a_library_that_was_replaced_is_found() {
+    let target = Child::target("faults", &["-O2"], ["old-library"]);
+    let envelope = common::json(["run", "what-runs-here", "--pid", &target.pid().to_string()]);
+    let finding = bad(&envelope, "what-runs-here/replaced");
+    let path = target.said("fault", "old-library")["path"].as_str().unwrap().to_owned();
+    assert!(finding["message"].as_str().unwrap().contains(&path), "{finding}");
+}
+
+#[test]
 fn a_name_server_that_does_not_answer_is_found() {
     finds("names", "slow-dns", &[], "unanswered", |space| {
         words(["The name server 127.0.0.1 did not answer", &space.said("name"), "billing.cluster.local"])

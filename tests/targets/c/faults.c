@@ -17,6 +17,11 @@
  *   stopped-pipe     writes into a full pipe whose reader is stopped
  *   disk-sleep       is in an uninterruptible sleep: in vfork(2), whose child is stopped
  *   names            asks a name server that never answers for a name in each of three search domains, again and again
+ *   names-slow       asks for a name whose server takes 250 ms to answer
+ *   names-search     asks for a name that is in none of two search domains first, again and again
+ *   names-errors     asks for a name that does not exist, again and again
+ *   grow-connections opens one more connection to itself every 2 ms, and closes none
+ *   old-library      has a library mapped that was replaced on disk since
  *   memory           holds as many MiB as the second argument says, touched
  *
  * Truth: {"fault":MODE,"function":...} with what a finding must name, as the modes below say.
@@ -29,6 +34,7 @@
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -281,6 +287,109 @@ static NAMED void *resolve(void *unused UNUSED)
     return NULL;
 }
 
+/* A name server of its own, and who asks it. */
+
+static const char *names_mode;
+static int name_server;
+
+static NAMED void *answer_names(void *unused UNUSED)
+{
+    for (;;) {
+        unsigned char packet[512];
+        struct sockaddr_in client;
+        socklen_t length = sizeof client;
+        ssize_t size = recvfrom(name_server, packet, sizeof packet, 0, (struct sockaddr *)&client, &length);
+        /* The name without a search domain exists. */
+        int exists = strcmp(names_mode, "names-errors") != 0 &&
+                     memmem(packet, size > 0 ? size : 0, "\5local", 6) == NULL;
+
+        if (size < 12)
+            continue;
+        if (strcmp(names_mode, "names-slow") == 0)
+            nap(250);
+        packet[2] |= 0x80;
+        packet[3] = 0x80 | (exists ? 0 : 3);
+        sendto(name_server, packet, size, 0, (struct sockaddr *)&client, length);
+    }
+    return NULL;
+}
+
+static NAMED void *ask_names(void *unused UNUSED)
+{
+    static const char *const SEARCHED[] = {"\7billing\10internal\3svc\7cluster\5local", "\7billing\10internal\7cluster\5local",
+                                           "\7billing\10internal"};
+    struct sockaddr_in server = {
+        .sin_family = AF_INET, .sin_port = htons(53), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int is_search = strcmp(names_mode, "names-search") == 0;
+
+    if (connect(fd, (struct sockaddr *)&server, sizeof server) != 0)
+        fail("connect");
+    for (unsigned id = 0;; id++) {
+        unsigned char query[128] = {id >> 8, id, 1, 0, 0, 1};
+        unsigned char answer[512];
+        const char *name = SEARCHED[is_search ? id % 3 : 2];
+        size_t length = strlen(name) + 1;
+
+        memcpy(query + 12, name, length);
+        memcpy(query + 12 + length, "\0\1\0\1", 4);
+        if (send(fd, query, 12 + length + 4, 0) < 0 || recv(fd, answer, sizeof answer, 0) < 0)
+            fail("a name");
+        nap(10);
+    }
+    return NULL;
+}
+
+static NAMED void *connect_more(void *unused UNUSED)
+{
+    int fd = listener(128, &crowded);
+
+    say("{'fault':'grow-connections','port':%d}", ntohs(crowded.sin_port));
+    tids[0] = gettid();
+    for (;;) {
+        connected(&crowded, 0);
+        if (accept4(fd, NULL, NULL, SOCK_CLOEXEC) < 0)
+            fail("accept");
+        nap(2);
+    }
+    return NULL;
+}
+
+/* A library that is replaced under a running program. */
+
+static void copy_of_myself(const char *path)
+{
+    int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    int to = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755);
+
+    if (from < 0 || to < 0)
+        fail("copy");
+    for (ssize_t sent; (sent = sendfile(to, from, NULL, 1 << 20)) != 0;)
+        if (sent < 0)
+            fail("sendfile");
+    close(from);
+    close(to);
+}
+
+static void outdate_library(void)
+{
+    const char *directory = getenv("TMPDIR");
+    char path[4000], newer[4096];
+
+    snprintf(path, sizeof path, "%s/libold.so", directory != NULL ? directory : "/tmp");
+    snprintf(newer, sizeof newer, "%s.new", path);
+    copy_of_myself(path);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0 || mmap(NULL, 16384, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0) == MAP_FAILED)
+        fail("mmap");
+    close(fd);
+    copy_of_myself(newer);
+    if (rename(newer, path) != 0)
+        fail("rename");
+    say("{'fault':'old-library','path':'%s'}", path);
+}
+
 /* I/O that hangs. */
 
 static int jammed[2];
@@ -382,6 +491,18 @@ static void network(const char *mode)
         say("{'fault':'names','name':'billing.shop.svc.cluster.local'}");
         return;
     }
+    if (strncmp(mode, "names-", 6) == 0) {
+        name_server = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        names_mode = mode;
+        address = (struct sockaddr_in){
+            .sin_family = AF_INET, .sin_port = htons(53), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        if (bind(name_server, (struct sockaddr *)&address, sizeof address) != 0)
+            fail("bind to port 53");
+        start(answer_names, NULL);
+        start(ask_names, NULL);
+        say("{'fault':'%s','name':'billing.internal'}", mode);
+        return;
+    }
     fd = listener(strcmp(mode, "backlog") == 0 ? 3 : 128, &address);
     if (strcmp(mode, "backlog") == 0) {
         crowded = address;
@@ -453,6 +574,12 @@ int main(int count, char **arguments)
         start(serve_requests, NULL);
     } else if (strcmp(mode, "threads") == 0) {
         start(start_threads, NULL);
+    } else if (strcmp(mode, "grow-connections") == 0) {
+        start(connect_more, NULL);
+        while (__atomic_load_n(&tids[0], __ATOMIC_ACQUIRE) == 0)
+            nap(1);
+    } else if (strcmp(mode, "old-library") == 0) {
+        outdate_library();
     } else if (strcmp(mode, "zombies") == 0) {
         for (int i = 0; i < 30; i++)
             if (fork() == 0)
