@@ -239,6 +239,7 @@ fn strace_sees_no_call_that_is_not_listed() {
             "report" => arguments.extend([evidence, "-o", "html"]),
             "diff" => arguments.extend([evidence, evidence]),
             "audit" => arguments.extend(["verify", "-"]),
+            "files" => arguments.extend(["/etc/passwd", "--pid", &pid]),
             "redact" => arguments.extend(["test", "x"]),
             "capture" => arguments.extend(["-i", "lo", "--for", "100ms"]),
             "profile" => arguments.extend(["--pid", &pid, "--for", "300ms"]),

@@ -373,6 +373,7 @@ fn no_command_tries_a_system_call_that_its_own_filter_refuses() {
             "capture" => arguments.extend(["-i", "lo", "--for", "200ms"]),
             "run" => arguments.extend(["triage", "--param=for=100ms"]),
             "plan" => arguments.push("triage"),
+            "files" => arguments.push("/etc/passwd"),
             "redact" => arguments.extend(["test", "a value"]),
             // It needs the log of a container: tests/audit.rs runs it.
             "audit" => return,

@@ -205,6 +205,57 @@ fn a_gap_ends_the_run_where_it_is_told_to() {
     assert_eq!(finding["level"], "unknown", "{finding}");
 }
 
+/// Ends when a file of the target is gone: what a health check of many services looks for.
+const HEALTH: &str = "\
+name: health
+title: What is so when the health file is gone
+budget: {time: 60s}
+steps:
+  - name: health
+    collect: files
+    options: {paths: HEALTHFILE}
+    until: {condition: '!health.data.rows[0].present', every: 20ms, holds: 40ms}
+    deadline: 40s
+  - collect: fds
+judge:
+  - id: gone
+    asks: the health file is gone
+    when: '!health.data.rows[0].present'
+    level: warn
+    message: '{health.data.rows[0].path} is gone, and {fds.data.summary.descriptors} descriptors are open'
+    evidence: ['health.data.rows[0]']
+    otherwise: The health file is there.
+";
+
+#[test]
+fn a_run_begins_to_look_when_a_health_file_is_gone() {
+    let target = Child::target("faults", &["-O2"], ["healthy"]);
+    let directory = tempfile::tempdir().unwrap();
+    let health = directory.path().join("healthy");
+    std::fs::write(&health, "").unwrap();
+    let own = file(&HEALTH.replace("HEALTHFILE", health.to_str().unwrap()));
+    let mut command = agent();
+    command.arg("run").arg(own.path()).args(["--pid", &target.pid().to_string()]).stderr(std::process::Stdio::piped());
+    let mut run = command.stdout(std::process::Stdio::piped()).spawn().expect("starts");
+    // It says that it looks, and goes on to do so.
+    let mut told = std::io::BufReader::new(run.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.starts_with("agent: step 1") {
+        line.clear();
+        assert!(std::io::BufRead::read_line(&mut told, &mut line).expect("a line") > 0, "it has ended");
+    }
+    assert!(run.try_wait().expect("wait").is_none());
+    std::fs::remove_file(&health).unwrap();
+    let rest = std::thread::spawn(move || std::io::copy(&mut told, &mut std::io::sink()));
+    let answer = Answer::from(run.wait_with_output().expect("ends"));
+    rest.join().expect("reads").expect("reads");
+    let envelope = answer.json();
+    let finding = row(&envelope, "id", "health/gone");
+    assert_eq!(finding["level"], "warn", "{finding}");
+    assert!(finding["message"].as_str().unwrap().contains("healthy is gone"), "{finding}");
+    super::judged_again(&envelope);
+}
+
 #[test]
 fn evidence_that_is_none_is_refused() {
     for (text, word) in [

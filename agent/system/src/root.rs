@@ -111,6 +111,58 @@ impl Process<'_> {
     }
 }
 
+/// What stat(2) says of a file of the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// `file`, `directory`, `socket`, `fifo`, `character_device` or `block_device`.
+    pub kind: &'static str,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// When its content was changed, in seconds since 1970.
+    pub modified_s: u64,
+}
+
+impl Process<'_> {
+    /// What is at `path`, as the process would see it; `None` where nothing is. It is not opened.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be seen.
+    pub fn stat_in_root(&self, path: &[u8]) -> Result<Option<Found>, Failure> {
+        use rustix::fs::FileType;
+        let shown = [self.path().as_bytes(), b"/root", path].concat();
+        let fail = |cause: Cause| Failure { path: Text::from_bytes(&shown), cause, pid: Some(self.pid()) };
+        self.run().permit(Access::Attributes, &Text::from_bytes(&shown)).map_err(|refusal| fail(refusal.into()))?;
+        let root = self.root_directory()?;
+        let found = open_below(&root, path, OFlags::PATH | OFlags::CLOEXEC, Links::InRoot).and_then(rustix::fs::fstat);
+        let stat = match found {
+            Ok(stat) => stat,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            Err(errno) => return Err(fail(errno.into())),
+        };
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => "file",
+            FileType::Directory => "directory",
+            FileType::Socket => "socket",
+            FileType::Fifo => "fifo",
+            FileType::CharacterDevice => "character_device",
+            FileType::BlockDevice => "block_device",
+            _ => "unknown",
+        };
+        Ok(Some(Found {
+            kind,
+            size_bytes: u64::try_from(stat.st_size).unwrap_or(0),
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            modified_s: u64::try_from(stat.st_mtime).unwrap_or(0),
+        }))
+    }
+}
+
 impl<'r> TargetFile<'r> {
     /// The regular file that `fd` is open on.
     pub(crate) fn of(run: &'r Run, path: Text, pid: u32, fd: OwnedFd) -> Result<Self, Cause> {

@@ -1,8 +1,9 @@
-//! What the agent can see of processes: `ps`, `fds`, `limits`, `env`, `access`.
+//! What the agent can see of processes: `ps`, `fds`, `limits`, `env`, `files`, `access`.
 
 pub mod access;
 pub mod environment;
 pub mod fds;
+pub mod files;
 pub mod limits;
 pub mod ps;
 
@@ -14,5 +15,6 @@ pub const COMMANDS: &[Command] = &[
     command::<fds::Fds>(),
     command::<limits::Limits>(),
     command::<environment::Environment>(),
+    command::<files::Files>(),
     command::<access::AccessCheck>(),
 ];
