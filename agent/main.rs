@@ -32,6 +32,7 @@ use agent_output::{Ended, Format};
 use agent_session::audit::Witness;
 use agent_session::redact::{self, Redactor};
 use agent_session::{Identity, Limits, Session};
+use agent_system::collector::TargetUse;
 use agent_system::{Collector as _, Command, Plan, clock, own};
 use anyhow::Context;
 use clap::{ArgMatches, FromArgMatches};
@@ -135,7 +136,7 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
     let global = cli::Global::from_arg_matches(matches)?;
     let began = Began::now();
     let lasts = (command.lasts)(matches);
-    let session = match open_session(&global, began.boot_us, lasts) {
+    let session = match open_session(&global, command, began.boot_us, lasts) {
         Ok(session) => session,
         Err(error) => {
             agent_output::tell(&format!("{error:#}"));
@@ -259,7 +260,10 @@ fn recorded(
     }
 }
 
-fn open_session(global: &cli::Global, now_us: u64, lasts: Duration) -> anyhow::Result<Session> {
+/// The memory of a command that looks at nothing but files that it is given, in bytes: there a whole bundle has room.
+const OFFLINE_RSS: u64 = 512 << 20;
+
+fn open_session(global: &cli::Global, command: &Command, now_us: u64, lasts: Duration) -> anyhow::Result<Session> {
     let id = global.session.clone().unwrap_or_else(new_session_id);
     let identity = Identity::new(&id)?
         .incident(global.incident.as_deref())?
@@ -267,6 +271,9 @@ fn open_session(global: &cli::Global, now_us: u64, lasts: Duration) -> anyhow::R
         .traceparent(global.traceparent.as_deref())?;
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let mut limits = Limits::default();
+    if command.target == TargetUse::None {
+        limits.rss_bytes = OFFLINE_RSS;
+    }
     // Who is asked to look for long may hold threads for longer, in all.
     limits.stops_us = limits.stops_us.max(micros(lasts) / 50);
     limits = limits.with(global.limit.unwrap_or_default());

@@ -137,6 +137,31 @@ fn a_run_leaves_a_bundle_that_verifies_and_gives_the_same_findings_again() {
 }
 
 #[test]
+fn a_bundle_with_pseudonyms_says_what_is_wrong_and_names_nothing_of_the_target() {
+    let target = Child::target("faults", &["-O2"], ["leak-files"]);
+    let pid = target.pid().to_string();
+    let arguments =
+        ["run", "fd-leak", "--param=interval=100ms", "--pid", &pid, "--redact", "strict", "--incident", "I"];
+    let (_directory, path, answer) = made(&arguments);
+    assert_eq!(answer.status, 0, "{}", answer.stderr);
+    assert_eq!(state(&path), "whole");
+    let places: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|link| Some(fs::read_link(link.ok()?.path()).ok()?.display().to_string()))
+        .filter(|place| place.starts_with("/tmp"))
+        .collect();
+    assert!(!places.is_empty());
+    for entry in entries(&path) {
+        let text = String::from_utf8_lossy(&entry.bytes).into_owned();
+        assert!(!places.iter().any(|place| text.contains(place)), "{}", entry.path);
+    }
+    let found = entries(&path).into_iter().find(|entry| entry.path == bundle::FINDINGS).unwrap().json().unwrap();
+    assert!(rows(&found)[0]["message"].as_str().unwrap().contains("descriptors pile up"), "{found}");
+    let judged = Answer::of(agent().arg("judge").arg(&path)).json();
+    assert_eq!(judged["data"]["rows"].to_string(), found["data"]["rows"].to_string());
+}
+
+#[test]
 fn a_single_command_leaves_a_bundle_too() {
     let target = Child::target("sleeper", &["-O2"], ["10"]);
     let (_directory, path, answer) = made(&["fds", "--pid", &target.pid().to_string()]);
@@ -471,4 +496,26 @@ fn a_hostile_bundle_costs_little_and_prints_nothing_of_its_own() {
     let mut pipe = Command::new(common::AGENT);
     pipe.args(["bundle", "verify", "-"]);
     assert_eq!(Answer::of(&mut pipe).status, 1, "nothing came");
+}
+
+#[test]
+fn a_large_bundle_is_read_within_what_commands_may_take() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("x.dbg.tar.zst");
+    let row =
+        |fd: u64| json!({"fd": fd, "type": "socket", "inode": fd.to_string(), "target": format!("socket:[{fd}]")});
+    let rows: Vec<Value> = (0..60_000).map(row).collect();
+    let envelope = json!({"schema": "agent.fds/1", "data": {"rows": rows}, "gaps": []}).to_string();
+    let out = Shared::default();
+    let mut writer = Writer::new(Box::new(out.clone()), u64::MAX);
+    for number in 0..3 {
+        writer.add(&bundle::artifact_path(number, "fds"), "application/json", envelope.as_bytes()).unwrap();
+    }
+    writer.end(json!({})).unwrap();
+    fs::write(&path, &*out.0.lock().unwrap()).unwrap();
+    assert_eq!(faults(&path), ["schema"; 3], "an envelope has more than that");
+    // Where that is not allowed it is told, and the agent does not end in the middle.
+    let small = Answer::of(agent().args(["bundle", "verify", "--limit", "rss=16M"]).arg(&path));
+    let is_told = small.text().contains("too_large") || small.stderr.contains("larger than");
+    assert!(is_told, "{} {} {}", small.status, small.stderr, small.text());
 }

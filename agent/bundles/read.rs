@@ -18,14 +18,14 @@ pub(crate) enum File {
     Envelope(Value),
 }
 
-/// Reads the bundle or envelope at `path`. Neither may have more than half of the memory that we may take: read, it takes
-/// more.
+/// Reads the bundle or envelope at `path`. Neither may have more than a quarter of the memory that we may take: read, it
+/// takes more.
 ///
 /// # Errors
 ///
 /// When it cannot be read, or is neither.
 pub(crate) fn file(run: &Run, path: &str) -> Result<File, Failure> {
-    let most = run.session().limits().rss_bytes / 2;
+    let most = run.session().limits().rss_bytes / 4;
     let bytes = run.own_file(path, usize::try_from(most).unwrap_or(usize::MAX))?;
     if bytes.starts_with(&MAGIC) {
         let bundle = bundle::read(&bytes, most);

@@ -192,6 +192,8 @@ fn printable(text: &str) -> String {
 /// What was found out about a bundle.
 pub(super) struct Checked {
     problems: Vec<Problem>,
+    /// Of each file the schema that it names.
+    schemas: Vec<Option<String>>,
     audit: Option<Verified>,
     missing: Vec<String>,
     state: State,
@@ -216,8 +218,12 @@ impl Checked {
 /// Checks all that can be: `witness` is what the audit must come to.
 pub(super) fn check(bundle: &Bundle, witness: Option<&Head>) -> Checked {
     let mut problems = bundle.problems.clone();
+    // Each is read once, and let go of before the next.
+    let mut schemas = Vec::new();
     for entry in &bundle.entries {
-        problems.extend(envelope_problem(entry));
+        let value = if entry.path.ends_with(".json") { entry.json() } else { None };
+        schemas.push(value.as_ref().and_then(|value| value["schema"].as_str().map(str::to_owned)));
+        problems.extend(envelope_problem(entry, value));
     }
     let audit = check_audit(bundle, witness, &mut problems);
     let is_cut_off = |problem: &Problem| problem.fault == Fault::CutOff;
@@ -227,17 +233,17 @@ pub(super) fn check(bundle: &Bundle, witness: Option<&Head>) -> Checked {
         _ => State::Tampered,
     };
     let missing = if state == State::Whole { Vec::new() } else { missing(bundle) };
-    Checked { problems, audit, missing, state }
+    Checked { problems, schemas, audit, missing, state }
 }
 
 /// What is wrong with an envelope: its schema, or its digest.
-fn envelope_problem(entry: &Entry) -> Option<Problem> {
+fn envelope_problem(entry: &Entry, envelope: Option<Value>) -> Option<Problem> {
     let is_envelope = entry.path == bundle::FINDINGS || bundle::artifact_name(&entry.path).is_some();
     if !is_envelope {
         return None;
     }
     let problem = |fault, why: String| Some(Problem { path: Some(entry.path.clone()), fault, why });
-    let Some(envelope) = entry.json() else { return problem(Fault::Schema, "it is not JSON".to_owned()) };
+    let Some(envelope) = envelope else { return problem(Fault::Schema, "it is not JSON".to_owned()) };
     let name = envelope["schema"].as_str().unwrap_or_default();
     // One of an agent that knows more than this one cannot be checked.
     if let Some(command) = crate::commands().find(|command| command.schema_name() == name)
@@ -342,13 +348,13 @@ fn gaps(checked: &Checked) -> Vec<Gap> {
 }
 
 fn files(bundle: &Bundle, checked: Checked) -> Files {
-    let Checked { problems, audit, missing, state } = checked;
+    let Checked { problems, schemas, audit, missing, state } = checked;
     let is_checked = bundle.manifest().is_some();
     let rows: Vec<Row> = bundle
         .entries
         .iter()
-        .map(|entry| {
-            let schema = entry.json().and_then(|value| value["schema"].as_str().map(str::to_owned));
+        .zip(schemas)
+        .map(|(entry, schema)| {
             let is_wrong = problems.iter().any(|problem| problem.path.as_deref() == Some(&entry.path));
             let is_envelope = bundle::artifact_name(&entry.path).is_some();
             Row {

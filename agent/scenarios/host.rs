@@ -7,6 +7,7 @@ use agent_model::Gap;
 use agent_scenario::diff::Schemas;
 use agent_scenario::{Action, Artifact, Failed, Host, InBundle, Plan, Progress};
 use agent_session::Allowance;
+use agent_session::redact::Class;
 use agent_system::collector::TargetUse;
 use agent_system::interrupt::{self, Interrupted, Interrupts};
 use agent_system::{Cause, Collector, Command, Failure, Kept, Run, clock};
@@ -182,6 +183,12 @@ impl Performer<'_> {
             capabilities: RunScenario::CAPABILITIES.iter().copied().collect(),
             needs: RunScenario::NEEDS.to_vec(),
             ..agent_system::Plan::default()
+        };
+        // It gets into sentences, and these are shown as they are.
+        let redactor = self.run.session().redactor();
+        let failed = |stopped: Stopped| {
+            let failed = failed(stopped);
+            Failed { words: redactor.text(Class::Text, &failed.words).into_owned(), ..failed }
         };
         let mut look = Look::begin(command, &matches, session, plan, Began::now()).map_err(failed)?;
         let value = look.value().map_err(failed);

@@ -45,8 +45,9 @@ pub struct Finding {
     #[schemars(extend("x-class" = "id"))]
     pub id: String,
     /// What is so, in a sentence, with the values that were seen.
+    // What it says of the evidence was redacted there: a pseudonym of the whole sentence would say nothing.
     #[schemars(extend("x-column" = "FINDING"))]
-    #[schemars(extend("x-class" = "text"))]
+    #[schemars(extend("x-class" = "name"))]
     pub message: String,
     /// What it rests on.
     pub evidence: Vec<Pointer>,
