@@ -12,7 +12,8 @@ use agent_session::{Accessed, Ledger};
 use agent_system::{clock, own};
 use serde_json::{Value, json};
 
-use crate::verdict::{AuditHead, Status};
+use crate::hold::Link;
+use crate::verdict::{AuditHead, Status, head_of};
 use crate::version::VERSION;
 
 /// A chain of its own, written to standard error.
@@ -37,6 +38,18 @@ pub(crate) fn data(value: Value) -> Data {
     }
 }
 
+/// What the first record of a chain says.
+fn opening(session: &SessionInfo, redaction: &str) -> Value {
+    json!({
+        "agent": VERSION,
+        "actor": session.actor,
+        "incident": session.incident,
+        "pid": own::pid(),
+        "redaction": redaction,
+        "traceparent": session.traceparent,
+    })
+}
+
 impl Lines {
     /// Opens the chain of a session of one command. `is_asked` writes it to a terminal too, `is_kept` keeps its lines for
     /// [`Lines::kept`].
@@ -49,19 +62,20 @@ impl Lines {
         redaction: &str,
         (is_asked, is_kept): (bool, bool),
     ) -> Result<Self, Unrecorded> {
-        let opening = json!({
-            "agent": VERSION,
-            "actor": session.actor,
-            "incident": session.incident,
-            "pid": own::pid(),
-            "redaction": redaction,
-            "traceparent": session.traceparent,
-        });
+        let opening = opening(session, redaction);
         let (chain, lines) = Chain::open(session.id.as_str(), (b"", b""), data(opening), &now(), own::random);
         let is_written = is_asked || !std::io::stderr().is_terminal();
         let mut audit = Self { chain, is_written, kept: is_kept.then(Vec::new) };
         audit.write(&lines)?;
         Ok(audit)
+    }
+
+    /// A chain that is only kept: the command is number `action` in the session of a hold.
+    fn silent(session: &SessionInfo, redaction: &str, action: u64) -> Self {
+        let mut opening = opening(session, redaction);
+        opening["action_of_hold"] = action.into();
+        let (chain, lines) = Chain::open(session.id.as_str(), (b"", b""), data(opening), &now(), own::random);
+        Self { chain, is_written: false, kept: Some(lines) }
     }
 
     /// Ends the chain.
@@ -90,6 +104,84 @@ impl Lines {
     }
 }
 
+/// The audit of a command in the session of a hold: its records go there, and for a bundle also into a chain
+/// of its own.
+pub(crate) struct Joined {
+    link: Link,
+    own: Option<Lines>,
+}
+
+impl Joined {
+    /// Records through `link`; `is_kept` as in [`Lines::open`].
+    pub(crate) fn new(link: Link, session: &SessionInfo, redaction: &str, is_kept: bool) -> Self {
+        let own = is_kept.then(|| Lines::silent(session, redaction, link.action()));
+        Self { link, own }
+    }
+}
+
+impl Witness for Joined {
+    fn record(&mut self, kind: Kind, data: Data) -> Result<(), Unrecorded> {
+        if let Some(own) = &mut self.own {
+            own.record(kind, data.clone())?;
+        }
+        self.link.record(kind, data)
+    }
+
+    fn head(&self) -> Option<Head> {
+        self.own.as_ref().and_then(Witness::head)
+    }
+
+    fn confined(&mut self) {
+        self.link.confined();
+    }
+}
+
+/// Where the records of one command go.
+pub(crate) enum Audit {
+    /// Into a chain of its own.
+    Alone(Box<Lines>),
+    /// To a hold.
+    Held(Box<Joined>),
+}
+
+impl Audit {
+    /// As a witness.
+    pub(crate) fn witness(&mut self) -> &mut dyn Witness {
+        match self {
+            Self::Alone(lines) => &mut **lines,
+            Self::Held(joined) => &mut **joined,
+        }
+    }
+
+    /// Ends the chain of this command's own, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lines::close`].
+    pub(crate) fn close(&mut self, status: Status) -> Result<(), Unrecorded> {
+        match self {
+            Self::Alone(lines) => lines.close(status),
+            Self::Held(joined) => joined.own.as_mut().map_or(Ok(()), |own| own.close(status)),
+        }
+    }
+
+    /// As [`Lines::kept`].
+    pub(crate) fn kept(&self) -> &[u8] {
+        match self {
+            Self::Alone(lines) => lines.kept(),
+            Self::Held(joined) => joined.own.as_ref().map_or(&[], Lines::kept),
+        }
+    }
+
+    /// What the chain of this command's own comes to.
+    pub(crate) fn head(&self) -> Option<AuditHead> {
+        match self {
+            Self::Alone(lines) => lines.head().map(head_of),
+            Self::Held(joined) => joined.head().map(head_of),
+        }
+    }
+}
+
 impl Witness for Lines {
     fn record(&mut self, kind: Kind, data: Data) -> Result<(), Unrecorded> {
         let lines = self.chain.append(kind, data, &now());
@@ -99,11 +191,6 @@ impl Witness for Lines {
     fn head(&self) -> Option<Head> {
         Some(self.chain.head())
     }
-}
-
-/// What the receipt says of `witness`.
-pub(crate) fn head(witness: &dyn Witness) -> Option<AuditHead> {
-    witness.head().map(|Head { count, head, key }| AuditHead { count, head, key })
 }
 
 /// One command in the audit: its intent first.
@@ -169,6 +256,11 @@ impl<'a> Action<'a> {
             self.witness.record(kind, data(what))?;
         }
         Ok(())
+    }
+
+    /// From now on threads may be started.
+    pub(crate) fn confined(&mut self) {
+        self.witness.confined();
     }
 
     /// Records what was left for a person to take away.

@@ -177,8 +177,6 @@ pub(crate) fn command_line<'a>(commands: impl Iterator<Item = &'a Command>, argv
     let mut line = Global::augment_args(clap::Command::new("agent"))
         .about("Looks into a live process from its own pod, without touching it")
         .version(env!("CARGO_PKG_VERSION"))
-        .subcommand_required(true)
-        .arg_required_else_help(true)
         .after_help(
             "Exit status: 0 complete, 1 nothing could be printed, 2 usage, 3 printed with gaps,\n\
              4 refused by policy or cut off by a limit, 5 no such target.",
@@ -207,6 +205,7 @@ pub(crate) fn command_line<'a>(commands: impl Iterator<Item = &'a Command>, argv
             }
         });
     }
+    let line = line.subcommand(crate::hold::arguments());
     line.mut_arg("output", |output| with_formats(output, &extra, true)).subcommand(
         clap::Command::new("schema").about("JSON Schema of a command's envelope").arg(
             clap::Arg::new("command")

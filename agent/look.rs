@@ -13,7 +13,7 @@ use agent_output::{Ended, Printed};
 use agent_session::redact::{Class, Classes, Counted, Redacted};
 use agent_session::{Entry, Refusal, Session};
 use agent_system::collector::TargetUse;
-use agent_system::{Answer, Command, Failure, Plan, Run, TargetError, clock, own, target};
+use agent_system::{Answer, Command, Failure, Plan, Run, TargetError, allocator, clock, own, target};
 use anyhow::Context;
 use clap::{ArgMatches, FromArgMatches};
 use serde::{Serialize, Serializer};
@@ -284,7 +284,10 @@ impl<'a> Look<'a> {
         let known = || Arc::new(Classes::of(crate::schemas::of(command).as_value()));
         let classes = &**self.classes.get_or_insert_with(known);
         let place = |field| classes.field(Some(classes.root()), field);
-        let kept = if self.keeps_json { MOST_KEPT } else { 0 };
+        // Where memory is short, time is not. What grows is there twice for a moment.
+        let room = run.session().limits().rss_bytes.saturating_sub(allocator::live_bytes());
+        let has_room = room / 4 >= MOST_KEPT as u64 && !run.session().reached().any(|limit| limit == Refusal::Memory);
+        let kept = if self.keeps_json && has_room { MOST_KEPT } else { 0 };
         // It counts anew what is removed.
         let sealed = |answer: &Answer| {
             let data = Redacted::new(&*answer.data, redactor, classes, place("data"));

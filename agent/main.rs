@@ -7,6 +7,7 @@ mod audit;
 mod bundles;
 mod cli;
 mod fit;
+mod hold;
 mod look;
 #[cfg(test)]
 mod privileges;
@@ -37,6 +38,8 @@ use agent_system::{Collector as _, Command, Plan, clock, own};
 use anyhow::Context;
 use clap::{ArgMatches, FromArgMatches};
 
+use crate::audit::Audit;
+use crate::hold::Link;
 use crate::look::{Began, Look, Stopped};
 use crate::verdict::{Status, Verdict};
 
@@ -66,6 +69,7 @@ fn commands() -> impl Iterator<Item = &'static Command> {
         agent_network::COMMANDS,
         scenarios::COMMANDS,
         bundles::COMMANDS,
+        hold::COMMANDS,
         OWN,
         VIOLATIONS,
     ]
@@ -80,9 +84,15 @@ fn main() -> ExitCode {
         Ok(matches) => matches,
         Err(error) => return usage(&error),
     };
-    let Some((name, matches)) = matches.subcommand() else { return Status::Usage.into() };
+    let Some((name, matches)) = matches.subcommand() else {
+        // Nobody sits there to be shown the help: the container is to stay.
+        return if std::io::stdin().is_terminal() { help() } else { hold::by_default() };
+    };
+    if name == hold::NAME {
+        return hold::run(matches);
+    }
     if name == "schema" {
-        agent_system::confine::alone();
+        agent_system::confine::alone(&[]);
         return print_schema(matches);
     }
     let Some(command) = commands().find(|command| command.name == name) else { return Status::Usage.into() };
@@ -95,8 +105,16 @@ fn main() -> ExitCode {
     }
 }
 
+fn help() -> ExitCode {
+    let argv = ["agent", "--help"].map(OsString::from);
+    match cli::command_line(commands(), &argv).try_get_matches_from(&argv) {
+        Ok(_) => Status::Usage.into(),
+        Err(error) => usage(&error),
+    }
+}
+
 /// Help and version go to standard output and are no error.
-fn usage(error: &clap::Error) -> ExitCode {
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
         agent_output::tell(error.to_string().trim_start_matches("error: ").trim_end());
         return Status::Usage.into();
@@ -136,8 +154,21 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
     let global = cli::Global::from_arg_matches(matches)?;
     let began = Began::now();
     let lasts = (command.lasts)(matches);
-    let session = match open_session(&global, command, began.boot_us, lasts) {
-        Ok(session) => session,
+    let is_of_session = command.target != TargetUse::None || hold::has_standing(command);
+    let link = match is_of_session.then(|| hold::join(command.name, global.redact.level())).transpose() {
+        Ok(link) => link.flatten(),
+        Err(error) => {
+            agent_output::tell(&error.0);
+            return Ok(Status::Refused);
+        }
+    };
+    let words = link.as_ref().and_then(|link| link.contradicts(global.session.as_deref(), global.incident.as_deref()));
+    if let Some(words) = words {
+        agent_output::tell(&words);
+        return Ok(Status::Usage);
+    }
+    let session = match open_session(&global, Some(command), (began.boot_us, lasts), link.as_ref()) {
+        Ok((session, _)) => session,
         Err(error) => {
             agent_output::tell(&format!("{error:#}"));
             return Ok(Status::Usage);
@@ -165,9 +196,16 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
                 return Ok(Status::Usage);
             }
         };
-    let mut verdict = Verdict::new(session.info(), command);
+    let mut verdict =
+        if link.is_some() { Verdict::of_hold(session.info()) } else { Verdict::new(session.info(), command) };
     let level = global.redact.level().as_str();
-    let mut audit = match audit::Lines::open(session.info(), level, (global.audit, bundle.is_some())) {
+    let number = link.as_ref().map_or(1, Link::action);
+    let opened = match link {
+        Some(link) => Ok(Audit::Held(Box::new(audit::Joined::new(link, session.info(), level, bundle.is_some())))),
+        None => audit::Lines::open(session.info(), level, (global.audit, bundle.is_some()))
+            .map(|lines| Audit::Alone(Box::new(lines))),
+    };
+    let mut audit = match opened {
         Ok(audit) => audit,
         Err(error) => {
             agent_output::tell(&error.to_string());
@@ -176,12 +214,12 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
         }
     };
     let how = How { global: &global, chosen, bundle };
-    let status = recorded(command, matches, &how, session, began, (&mut verdict, &mut audit));
+    let status = recorded(command, matches, &how, session, began, (&mut verdict, audit.witness(), number));
     let mut status = match audit.close(status) {
         Ok(()) => status,
         Err(_) => Status::Refused,
     };
-    let head = audit::head(&audit);
+    let head = audit.head();
     if let Some(Err(error)) = how.bundle.map(|bundle| bundle.close((audit.kept(), head.as_ref()), status)) {
         agent_output::tell(&format!("the bundle: {error}"));
         status = status.max(Status::Failed);
@@ -225,12 +263,12 @@ fn recorded(
     how: &How<'_>,
     session: Session,
     began: Began,
-    (verdict, audit): (&mut Verdict, &mut dyn Witness),
+    (verdict, audit, number): (&mut Verdict, &mut dyn Witness, u64),
 ) -> Status {
     let (id, ledger) = (session.info().id.clone(), session.share_ledger());
     let redactor = std::sync::Arc::clone(session.redactor());
     let argv = argv(command, &redactor);
-    let mut action = match audit::Action::start(audit, 1, command.name, &argv[1.min(argv.len())..], &redactor) {
+    let mut action = match audit::Action::start(audit, number, command.name, &argv[1.min(argv.len())..], &redactor) {
         Ok(action) => action,
         Err(error) => {
             agent_output::tell(&error.to_string());
@@ -263,29 +301,44 @@ fn recorded(
 /// The memory of a command that looks at nothing but files that it is given, in bytes: there a whole bundle has room.
 const OFFLINE_RSS: u64 = 512 << 20;
 
-fn open_session(global: &cli::Global, command: &Command, now_us: u64, lasts: Duration) -> anyhow::Result<Session> {
-    let id = global.session.clone().unwrap_or_else(new_session_id);
-    let identity = Identity::new(&id)?
-        .incident(global.incident.as_deref())?
-        .actor(global.actor.as_deref())?
-        .traceparent(global.traceparent.as_deref())?;
+/// The session of a command that lasts so long by itself, alone or in the session of a hold; and the key of its
+/// pseudonyms.
+pub(crate) fn open_session(
+    global: &cli::Global,
+    command: Option<&Command>,
+    (now_us, lasts): (u64, Duration),
+    link: Option<&Link>,
+) -> anyhow::Result<(Session, [u8; 32])> {
+    let identity = match link {
+        Some(link) => link.identity()?,
+        None => Identity::new(&global.session.clone().unwrap_or_else(new_session_id))?
+            .incident(global.incident.as_deref())?
+            .actor(global.actor.as_deref())?
+            .traceparent(global.traceparent.as_deref())?,
+    };
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let mut limits = Limits::default();
-    if command.target == TargetUse::None {
+    if command.is_some_and(|command| command.target == TargetUse::None) {
         limits.rss_bytes = OFFLINE_RSS;
     }
     // Who is asked to look for long may hold threads for longer, in all.
     limits.stops_us = limits.stops_us.max(micros(lasts) / 50);
     limits = limits.with(global.limit.unwrap_or_default());
     limits.wall_us = limits.wall_us.min(micros(global.timeout.saturating_add(lasts)));
-    let mut key = [0; 32];
+    if let Some(link) = link {
+        limits = limits.within(link.limits());
+        limits.wall_us = limits.wall_us.min(link.deadline_us().saturating_sub(now_us));
+    }
+    let mut key = link.map(Link::key).unwrap_or_default();
     match &global.incident {
+        _ if link.is_some() => {}
         Some(incident) => key = redact::key_of(incident, b""),
         None => own::random(&mut key),
     }
     let redactor = Redactor::new(global.redact.level(), key);
     let is_logged = global.access_log || global.keep.is_some() || global.output.as_deref() == Some("bundle");
-    Ok(Session::open(identity, limits, now_us, is_logged).redacting(redactor))
+    let session = Session::open(identity, limits, now_us, is_logged).redacting(redactor);
+    Ok((session.ending(link.map(Link::over).unwrap_or_default()), key))
 }
 
 /// A new ULID: its time first, so that sessions sort by when they began.
@@ -329,6 +382,7 @@ fn look(
     let is_json = printer.streamed.is_none() && printer.format() == cli::Chosen::Common(Format::Json);
     let mut worst = Status::Complete;
     let looked = Look::begin(command, matches, session, plan, began).and_then(|mut look| {
+        action.confined();
         look.note(verdict.gap());
         look.watch_stream(is_full);
         if is_json {

@@ -45,6 +45,9 @@ fn privileges() -> String {
     for command in crate::commands().filter(|command| !command.name.starts_with("violate")) {
         section(&mut text, &format!("agent {}", command.name), &of_command(command));
     }
+    let needs: String = crate::hold::NEEDS.iter().map(|need| format!(" + {}", need.name())).collect();
+    let of_hold = ["capabilities: none".to_owned(), format!("system calls: base{needs}")];
+    section(&mut text, &format!("agent {}", crate::hold::NAME), &of_hold);
     text
 }
 

@@ -62,6 +62,11 @@ pub(crate) struct AuditHead {
     pub(crate) key: String,
 }
 
+/// What a receipt says of a chain.
+pub(crate) fn head_of(head: agent_session::audit::Head) -> AuditHead {
+    AuditHead { count: head.count, head: head.head, key: head.key }
+}
+
 /// The receipt: what is left with the pod in the container's termination message.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Receipt {
@@ -105,8 +110,13 @@ impl Receipt {
         *self.verdicts.entry(status).or_default() += 1;
     }
 
+    /// The session has ended, and this is what its audit comes to.
+    pub(crate) fn ended(&mut self, status: u8, audit: AuditHead) {
+        (self.exit, self.audit) = (Some(status), Some(audit));
+    }
+
     /// Its JSON, of [`LONGEST`] bytes at the most: what can be found elsewhere goes first.
-    fn message(mut self) -> Vec<u8> {
+    pub(crate) fn message(mut self) -> Vec<u8> {
         let fits = |receipt: &Self| serde_json::to_vec(receipt).ok().filter(|bytes| bytes.len() <= LONGEST);
         if let Some(bytes) = fits(&self) {
             return bytes;
@@ -150,6 +160,11 @@ impl Verdict {
             place.last_words(cut_off.message());
         }
         Self { receipt, place, gap }
+    }
+
+    /// That of a command in the session of a hold, which alone leaves a receipt.
+    pub(crate) fn of_hold(session: &SessionInfo) -> Self {
+        Self { receipt: Receipt::new(session), place: None, gap: None }
     }
 
     /// The gap where no receipt can be left.

@@ -40,24 +40,23 @@ pub struct Seal {
 
 /// The digest of `data`, and its JSON if it has no more than `most` bytes. Errors as [`digest`].
 pub fn seal<T: Serialize + ?Sized>(data: &T, most: usize) -> Result<Seal, serde_json::Error> {
-    // Pages that are not written take no memory.
-    let mut plain = (most > 0).then(|| Vec::with_capacity(most));
+    let mut plain = Plain { bytes: (most > 0).then(Vec::new), most };
     let mut hash = Hash::default();
     if !write(data, &mut hash, &mut plain, true)? {
         hash = Hash::default();
-        write(data, &mut hash, &mut None, false)?;
+        write(data, &mut hash, &mut Plain::default(), false)?;
     }
     let mut digest = String::from("sha256:");
     for byte in hash.hash.finalize() {
         digest.push_str(&format!("{byte:02x}"));
     }
-    Ok(Seal { digest, bytes: hash.bytes, json: plain })
+    Ok(Seal { digest, bytes: hash.bytes, json: plain.bytes })
 }
 
 /// The canonical form of `data`. Errors as [`digest`].
 pub fn to_vec<T: Serialize + ?Sized>(data: &T) -> Result<Vec<u8>, serde_json::Error> {
     let mut out = Sink(Vec::new());
-    write(data, &mut out, &mut None, false)?;
+    write(data, &mut out, &mut Plain::default(), false)?;
     Ok(out.0)
 }
 
@@ -91,7 +90,7 @@ impl Feed for Hash {
 fn write<T: Serialize + ?Sized>(
     data: &T,
     feed: &mut impl Feed,
-    plain: &mut Option<Vec<u8>>,
+    plain: &mut Plain,
     early: bool,
 ) -> Result<bool, serde_json::Error> {
     let mut canonical = Canonical {
@@ -116,7 +115,7 @@ struct Canonical<'a, F> {
     /// Written and not yet fed.
     out: Vec<u8>,
     /// All of it as it came, for as long as it has room.
-    plain: &'a mut Option<Vec<u8>>,
+    plain: &'a mut Plain,
     /// The open objects, outermost first.
     objects: Vec<Object>,
     /// The order of the last object that ended at each depth: rows are alike.
@@ -185,7 +184,7 @@ impl Order {
 impl<F: Feed> Canonical<'_, F> {
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.out.extend_from_slice(bytes);
-        keep(self.plain, bytes);
+        self.plain.keep(bytes);
         Ok(())
     }
 
@@ -193,7 +192,7 @@ impl<F: Feed> Canonical<'_, F> {
     fn put_with(&mut self, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
         let start = self.out.len();
         write(&mut self.out)?;
-        keep(self.plain, &self.out[start..]);
+        self.plain.keep(&self.out[start..]);
         Ok(())
     }
 
@@ -206,13 +205,23 @@ impl<F: Feed> Canonical<'_, F> {
     }
 }
 
-/// Adds `bytes` to what is kept; lets go of all where they find no room.
-fn keep(plain: &mut Option<Vec<u8>>, bytes: &[u8]) {
-    if let Some(kept) = plain {
-        if kept.capacity() - kept.len() >= bytes.len() {
-            kept.extend_from_slice(bytes);
-        } else {
-            *plain = None;
+/// What is kept as it comes.
+#[derive(Default)]
+struct Plain {
+    bytes: Option<Vec<u8>>,
+    /// The most that is kept, in bytes.
+    most: usize,
+}
+
+impl Plain {
+    /// Adds `bytes`; lets go of all where that is too much.
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(kept) = &mut self.bytes {
+            if kept.len() + bytes.len() <= self.most {
+                kept.extend_from_slice(bytes);
+            } else {
+                self.bytes = None;
+            }
         }
     }
 }
@@ -253,7 +262,7 @@ impl<F: Feed> Formatter for &mut Canonical<'_, F> {
             // Members that are put in order get their commas with it.
             match outermost {
                 true => self.put(b",")?,
-                false => keep(self.plain, b","),
+                false => self.plain.keep(b","),
             }
         }
         let start = self.out.len();

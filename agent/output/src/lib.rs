@@ -9,6 +9,7 @@ mod table;
 
 use std::cell::Cell;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -159,26 +160,58 @@ const PIECE: usize = 4096;
 /// When nobody reads it, or it cannot be written; and thereafter at once.
 pub fn record(lines: &[u8]) -> io::Result<()> {
     static STUCK: AtomicBool = AtomicBool::new(false);
-    if STUCK.load(Relaxed) {
+    patiently(&mut io::stderr().lock(), lines, &STUCK)
+}
+
+/// Writes whole lines to standard output, as [`record`] does to standard error.
+///
+/// # Errors
+///
+/// As [`record`].
+pub fn record_out(lines: &[u8]) -> io::Result<()> {
+    static STUCK: AtomicBool = AtomicBool::new(false);
+    patiently(&mut Direct, lines, &STUCK)
+}
+
+/// Standard output without a buffer, which would write when nobody has asked whether that blocks.
+struct Direct;
+
+impl Write for Direct {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(rustix::stdio::stdout(), bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Direct {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        rustix::stdio::stdout()
+    }
+}
+
+fn patiently<W: Write + AsFd>(out: &mut W, lines: &[u8], stuck: &AtomicBool) -> io::Result<()> {
+    if stuck.load(Relaxed) {
         return Err(ErrorKind::TimedOut.into());
     }
-    let mut error = io::stderr().lock();
     let end = Instant::now() + PATIENCE;
     let mut rest = lines;
     while !rest.is_empty() {
         let left = end.saturating_duration_since(Instant::now());
         let wait = Timespec::try_from(left).ok();
-        let mut ready = [PollFd::new(&error, PollFlags::OUT)];
-        match poll(&mut ready, wait.as_ref()) {
+        let is_ready = poll(&mut [PollFd::new(out, PollFlags::OUT)], wait.as_ref());
+        match is_ready {
             Err(Errno::INTR) => continue,
             Ok(0) => {
-                STUCK.store(true, Relaxed);
-                return Err(io::Error::new(ErrorKind::TimedOut, "nobody reads standard error"));
+                stuck.store(true, Relaxed);
+                return Err(io::Error::new(ErrorKind::TimedOut, "nobody reads it"));
             }
             // What poll(2) cannot say, the write does.
             _ => {}
         }
-        match error.write(&rest[..rest.len().min(PIECE)]) {
+        match out.write(&rest[..rest.len().min(PIECE)]) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(written) => rest = &rest[written..],
             Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}

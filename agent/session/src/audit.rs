@@ -127,6 +127,9 @@ pub trait Witness: Send {
 
     /// What the chain comes to, where this writes one.
     fn head(&self) -> Option<Head>;
+
+    /// The process has given up what it does not need: from now on it may start threads.
+    fn confined(&mut self) {}
 }
 
 /// A witness that keeps nothing: for tests, and for looks at recorded trees.
@@ -171,7 +174,8 @@ fn signed_bytes(record: &Map<String, Value>) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+/// `bytes` as lower-case hex digits.
+pub fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
         let _ = write!(text, "{byte:02x}");

@@ -63,6 +63,13 @@ impl Identity {
         Ok(self)
     }
 
+    /// Adds when the session ends (RFC 3339).
+    #[must_use]
+    pub fn expires(mut self, at: String) -> Self {
+        self.info.expires = Some(at);
+        self
+    }
+
     pub(crate) fn into_info(self) -> SessionInfo {
         self.info
     }

@@ -18,7 +18,7 @@ pub use ledger::{Access, Accessed, Entry, Ledger, Spent};
 pub use limits::{LimitError, Limits, Refusal, Wanted};
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use agent_model::{RedactionLevel, SessionInfo};
 use redact::Redactor;
@@ -56,6 +56,8 @@ pub struct Session {
     soft_memory_bytes: AtomicU64,
     /// A bit for each of [`Refusal::ALL`] that was reached.
     reached: AtomicU8,
+    /// Set where the session is over before its time.
+    over: Arc<AtomicBool>,
 }
 
 impl Session {
@@ -67,7 +69,8 @@ impl Session {
         let redactor = Arc::new(Redactor::new(RedactionLevel::Default, [0; 32]));
         let soft_memory_bytes = AtomicU64::new(limits.soft_rss_bytes());
         let info = identity.into_info();
-        Self { info, limits, began_us, allowance: None, ledger, redactor, soft_memory_bytes, reached }
+        let over = Arc::default();
+        Self { info, limits, began_us, allowance: None, ledger, redactor, soft_memory_bytes, reached, over }
     }
 
     /// A step of this session: it has the same identity and limits, ends no later, may do no more than `allowance`, and
@@ -83,7 +86,15 @@ impl Session {
             redactor: Arc::new(self.redactor.another()),
             soft_memory_bytes: AtomicU64::new(self.soft_memory_bytes.load(Relaxed)),
             reached: AtomicU8::new(0),
+            over: Arc::clone(&self.over),
         }
+    }
+
+    /// The same session, that is over at the latest when `over` is set.
+    #[must_use]
+    pub fn ending(mut self, over: Arc<AtomicBool>) -> Self {
+        self.over = over;
+        self
     }
 
     /// The same session, that shows what `redactor` lets it.
@@ -163,7 +174,7 @@ impl Session {
 
     /// True when the time of this command is over.
     pub fn is_over(&self, now_us: u64) -> bool {
-        now_us.saturating_sub(self.began_us) >= self.limits.wall_us
+        now_us.saturating_sub(self.began_us) >= self.limits.wall_us || self.over.load(Relaxed)
     }
 
     /// True, and noted as reached, when the time of this command is over by `then_us`: for

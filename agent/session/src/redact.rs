@@ -177,7 +177,7 @@ fn is_pseudonym(text: &str) -> bool {
 }
 
 /// HMAC-SHA256 (RFC 2104).
-fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
+pub fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
     const BLOCK: usize = 64;
     let mut padded = [0_u8; BLOCK];
     if key.len() > BLOCK {

@@ -4,7 +4,9 @@ use std::any::Any;
 use std::io;
 use std::time::Duration;
 
-use agent_model::{Data, Envelope, Gap, Gathered};
+#[cfg(debug_assertions)]
+use agent_model::Envelope;
+use agent_model::{Data, Gap, Gathered};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, FromArgMatches};
 use schemars::JsonSchema;

@@ -147,10 +147,10 @@ pub(crate) fn enter(rights: &Rights, keep: Capabilities, needs: &[Need]) {
     });
 }
 
-/// For what looks at nothing: no capability is kept, and no system call beyond the base.
-pub fn alone() {
+/// For what looks at nothing: no capability is kept, and no system call beyond the base and `needs`.
+pub fn alone(needs: &[Need]) {
     if let Ok(rights) = Rights::now() {
-        enter(&rights, Capabilities::default(), &[]);
+        enter(&rights, Capabilities::default(), needs);
     }
 }
 

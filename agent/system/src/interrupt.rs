@@ -54,13 +54,25 @@ impl Interrupts {
     ///
     /// When signalfd(2) is refused.
     pub fn watch(run: &Run) -> Result<Self, Failure> {
+        Self::of(run.target().filter(|_| run.is_live()).and_then(|target| Pid::from_raw(target.pid as i32)))
+    }
+
+    /// Begins to watch for SIGINT and SIGTERM.
+    ///
+    /// # Errors
+    ///
+    /// As [`Interrupts::watch`].
+    pub fn alone() -> Result<Self, Failure> {
+        Self::of(None)
+    }
+
+    fn of(pid: Option<Pid>) -> Result<Self, Failure> {
         let fail = |errno: nix::errno::Errno| Failure::new("signalfd", Errno::from_raw_os_error(errno as i32));
         let mut blocked = SigSet::empty();
         blocked.add(Signal::SIGINT);
         blocked.add(Signal::SIGTERM);
         blocked.thread_block().map_err(fail)?;
         let signals = SignalFd::with_flags(&blocked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(fail)?;
-        let pid = run.target().filter(|_| run.is_live()).and_then(|target| Pid::from_raw(target.pid as i32));
         // A kernel before 5.3, or seccomp, may refuse: then the target is not watched.
         let target = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
         Ok(Self { signals, blocked, target, has_come: false })

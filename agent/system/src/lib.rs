@@ -13,6 +13,7 @@ pub mod allocator;
 pub mod capability;
 pub mod capture;
 pub mod cgroup;
+pub mod channel;
 pub mod clock;
 pub mod collector;
 pub mod confine;

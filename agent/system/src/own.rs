@@ -1,7 +1,7 @@
 //! The agent's own process and container.
 
 use std::fs;
-use std::io::{Seek as _, Write as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Mutex, PoisonError};
 
@@ -84,6 +84,12 @@ pub fn is_in_child_user_namespace() -> bool {
 pub fn boot_id() -> Option<String> {
     note(Access::Open, "/proc/sys/kernel/random/boot_id");
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|text| text.trim().to_owned())
+}
+
+/// Ends the agent at once, whatever its threads do: for when what it is part of has ended.
+#[allow(clippy::disallowed_methods, reason = "main cannot return while another thread waits")]
+pub fn end(status: u8) -> ! {
+    std::process::exit(status.into())
 }
 
 /// The host name (uname(2)).
@@ -172,6 +178,30 @@ impl TerminationMessage {
             .open(TERMINATION_LOG)?;
         crate::confine::may_write(&file);
         Ok(Some(Self { file: std::mem::ManuallyDrop::new(file) }))
+    }
+
+    /// What stands in it; `None` where there is no such file, or nothing in it.
+    pub fn read() -> Option<Vec<u8>> {
+        if !mounts().iter().any(|mount| mount.point == TERMINATION_LOG.as_bytes()) {
+            return None;
+        }
+        note(Access::Open, TERMINATION_LOG);
+        let options = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+        let file = fs::OpenOptions::new().read(true).custom_flags(options).open(TERMINATION_LOG).ok()?;
+        let mut bytes = Vec::new();
+        // The kubelet takes no more.
+        file.take(4096).read_to_end(&mut bytes).ok()?;
+        (!bytes.is_empty()).then_some(bytes)
+    }
+
+    /// Writes `message` over what was there, which must be as long: whoever reads meanwhile finds one or the other.
+    ///
+    /// # Errors
+    ///
+    /// As [`TerminationMessage::write`].
+    pub fn write_over(&mut self, message: &[u8]) -> std::io::Result<()> {
+        self.file.rewind()?;
+        self.file.write_all(message)
     }
 
     /// Leaves `message` where the agent has to end without another word: it has no memory.

@@ -19,6 +19,8 @@ pub enum Need {
     Packets,
     /// Looks for a while: watches for signals and for the end of the target.
     Interrupts,
+    /// Holds a session: takes connections of commands, and answers them.
+    Connections,
 }
 
 /// What an argument must be.
@@ -242,12 +244,22 @@ const SIOCGIFHWADDR: u64 = 0x8927;
 const SIOCGIFINDEX: u64 = 0x8933;
 const SIOCETHTOOL: u64 = 0x8946;
 
+/// It has no socket but those that were opened before, and what it takes connections with.
+#[rustfmt::skip]
+const CONNECTIONS: &[Rule] = &[
+    any(libc::SYS_signalfd4),
+    any(libc::SYS_accept4),
+    only(libc::SYS_getsockopt, &[SOL_SOCKET]),
+    only(libc::SYS_sendto, &[(4, Is::Zero, "to no address")]),
+    any(libc::SYS_shutdown),
+];
+
 const INTERRUPTS: &[Rule] = &[any(libc::SYS_signalfd4), any(libc::SYS_pidfd_open)];
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Stops, Self::Descriptors, Self::SocketDiagnostics, Self::Packets, Self::Interrupts];
+    pub const ALL: [Self; 6] =
+        [Self::Stops, Self::Descriptors, Self::SocketDiagnostics, Self::Packets, Self::Interrupts, Self::Connections];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -257,6 +269,7 @@ impl Need {
             Self::SocketDiagnostics => "socket_diagnostics",
             Self::Packets => "packets",
             Self::Interrupts => "interrupts",
+            Self::Connections => "connections",
         }
     }
 
@@ -267,6 +280,7 @@ impl Need {
             Self::SocketDiagnostics => SOCKET_DIAGNOSTICS,
             Self::Packets => PACKETS,
             Self::Interrupts => INTERRUPTS,
+            Self::Connections => CONNECTIONS,
         }
     }
 }

@@ -1,0 +1,230 @@
+//! A command in the session of a hold: it joins before it is confined, and records through the hold.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use agent_model::RedactionLevel;
+use agent_session::audit::{Data, Head, Kind, Unrecorded, Witness, hex};
+use agent_session::{Identity, Limits, Wanted};
+use agent_system::channel::{Channel, LONGEST_MESSAGE};
+use agent_system::own;
+use serde_json::json;
+
+use super::place::Place;
+use super::standing;
+use super::wire::{FromHold, RANDOM, Role, ToHold, Welcome, is_same, proof};
+use crate::verdict::Status;
+
+/// So long the hold has for an answer: it may have to wait for who reads its log.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// So long a command has to tell what it has seen when the session is over.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A session that is held.
+pub(crate) struct Link {
+    channel: Arc<Channel>,
+    welcome: Welcome,
+    /// Set when the session is over.
+    over: Arc<AtomicBool>,
+    /// What the hold says, once a thread listens; until then it is asked for.
+    said: Option<Receiver<FromHold>>,
+}
+
+/// The hold does not let a command begin, or somebody else answers in its place.
+#[derive(Debug)]
+pub(crate) struct Refused(pub(crate) String);
+
+/// Whether the hold of `place` still takes commands.
+pub(super) fn is_alive(place: &Place) -> bool {
+    matches!(greet(place), Ok(Some(_)))
+}
+
+/// Connects and has the hold prove what it is; `None` when nobody takes connections.
+fn greet(place: &Place) -> Result<Option<(Channel, String)>, Refused> {
+    let refused = |words: &str| Refused(words.to_owned());
+    let Ok(channel) = Channel::connect(&place.socket) else { return Ok(None) };
+    let mut random = [0; RANDOM];
+    own::random(&mut random);
+    let nonce = hex(&random);
+    let secret = place.secret.as_bytes();
+    say(&channel, &ToHold::Hello { nonce: nonce.clone() }).map_err(|_| refused("the hold does not listen"))?;
+    let answer = hear(&channel).ok_or_else(|| refused("the hold does not answer"))?;
+    let FromHold::Challenge { nonce: theirs, proof: proved } = answer else {
+        return Err(refused("what answers in the hold's place is something else"));
+    };
+    if !is_same(&proved, &proof(secret, Role::Hold, &nonce, &theirs)) {
+        return Err(refused("what answers in the hold's place does not know the secret of this container"));
+    }
+    Ok(Some((channel, proof(secret, Role::Command, &nonce, &theirs))))
+}
+
+fn say(channel: &Channel, what: &ToHold) -> std::io::Result<()> {
+    channel.send(&serde_json::to_vec(what)?, PATIENCE)
+}
+
+fn hear(channel: &Channel) -> Option<FromHold> {
+    let message = channel.receive(Some(PATIENCE)).ok()??;
+    serde_json::from_slice(&message).ok()
+}
+
+/// Joins the session that is held in this container; `None` where none is.
+///
+/// # Errors
+///
+/// When the hold does not let `command` begin.
+pub(crate) fn join(command: &str, level: RedactionLevel) -> Result<Option<Link>, Refused> {
+    let Some(place) = Place::read() else { return Ok(None) };
+    let Some((channel, proof)) = greet(&place)? else { return Ok(None) };
+    let begin = ToHold::Begin { proof, command: command.to_owned(), redaction: level.as_str().to_owned() };
+    say(&channel, &begin).map_err(|_| Refused("the hold does not listen".to_owned()))?;
+    match hear(&channel) {
+        Some(FromHold::Welcome(welcome)) => {
+            standing::keep(welcome.standing.clone(), welcome.past.clone());
+            Ok(Some(Link { channel: Arc::new(channel), welcome: *welcome, over: Arc::default(), said: None }))
+        }
+        Some(FromHold::Refused { words }) => Err(Refused(words)),
+        _ => Err(Refused("the hold does not let this command begin, and does not say why".to_owned())),
+    }
+}
+
+impl Link {
+    /// The number of this command in the session.
+    pub(crate) fn action(&self) -> u64 {
+        self.welcome.action
+    }
+
+    /// The session's marks.
+    ///
+    /// # Errors
+    ///
+    /// When they are none: the hold is of another version.
+    pub(crate) fn identity(&self) -> anyhow::Result<Identity> {
+        let of = |text: &Option<String>| text.clone();
+        let Welcome { id, incident, actor, traceparent, .. } = &self.welcome;
+        Ok(Identity::new(id)?
+            .incident(of(incident).as_deref())?
+            .actor(of(actor).as_deref())?
+            .traceparent(of(traceparent).as_deref())?
+            .expires(self.welcome.expires.clone()))
+    }
+
+    /// Which of the marks that were asked for are not the session's.
+    pub(crate) fn contradicts(&self, session: Option<&str>, incident: Option<&str>) -> Option<String> {
+        let differs = |asked: Option<&str>, own: Option<&str>| asked.is_some() && asked != own;
+        let id = self.welcome.id.as_str();
+        if differs(session, Some(id)) {
+            return Some(format!("this is session {id}: it can be no other while it is held"));
+        }
+        let own = self.welcome.incident.as_deref();
+        differs(incident, own).then(|| format!("session {id} belongs to {}", own.unwrap_or("no incident")))
+    }
+
+    /// What the session may take.
+    pub(crate) fn limits(&self) -> Limits {
+        let wanted: Wanted = self.welcome.limits.parse().unwrap_or_default();
+        Limits::default().with(wanted)
+    }
+
+    /// When the session ends, on the clock that only goes on.
+    pub(crate) fn deadline_us(&self) -> u64 {
+        self.welcome.deadline_us
+    }
+
+    /// The key of the session's pseudonyms.
+    pub(crate) fn key(&self) -> [u8; 32] {
+        let mut key = [0; 32];
+        for (byte, pair) in key.iter_mut().zip(self.welcome.key.as_bytes().chunks_exact(2)) {
+            *byte = std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0);
+        }
+        key
+    }
+
+    /// Set when the session is over.
+    pub(crate) fn over(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.over)
+    }
+
+    /// The next word of the hold that is an answer.
+    fn answer(&mut self) -> Result<FromHold, Unrecorded> {
+        loop {
+            let word = match &self.said {
+                Some(said) => said.recv_timeout(PATIENCE).map_err(|error| match error {
+                    RecvTimeoutError::Timeout => Unrecorded("the hold does not answer".to_owned()),
+                    RecvTimeoutError::Disconnected => Unrecorded("the hold has ended".to_owned()),
+                }),
+                None => hear(&self.channel).ok_or_else(|| Unrecorded("the hold has ended".to_owned())),
+            };
+            match word {
+                Ok(FromHold::Over { .. }) => self.over.store(true, Relaxed),
+                Ok(word) => return Ok(word),
+                Err(error) => {
+                    self.over.store(true, Relaxed);
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// Listens to the hold: its answers go on to who waits for them, and its end ends this command.
+fn listen(channel: &Channel, over: &AtomicBool, answers: &std::sync::mpsc::Sender<FromHold>) {
+    loop {
+        match channel.receive(None) {
+            Ok(Some(message)) => match serde_json::from_slice(&message) {
+                Ok(FromHold::Over { words }) => {
+                    over.store(true, Relaxed);
+                    agent_output::tell(&format!("the session is over: {words}"));
+                }
+                Ok(answer) => {
+                    let _ = answers.send(answer);
+                }
+                Err(_) => break,
+            },
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            _ => break,
+        }
+    }
+    // What was seen is told, if that takes no long.
+    over.store(true, Relaxed);
+    std::thread::sleep(GRACE);
+    own::end(Status::Refused as u8)
+}
+
+impl Witness for Link {
+    fn record(&mut self, kind: Kind, data: Data) -> Result<(), Unrecorded> {
+        let action = data.get("action").cloned();
+        let message = |data| serde_json::to_vec(&ToHold::Record { kind: kind.as_str().to_owned(), data });
+        let mut bytes = message(data).map_err(|error| Unrecorded(error.to_string()))?;
+        if bytes.len() > LONGEST_MESSAGE {
+            let mut cut = crate::audit::data(json!({"cut": true, "bytes": bytes.len()}));
+            cut.extend(action.map(|action| ("action".to_owned(), action)));
+            bytes = message(cut).map_err(|error| Unrecorded(error.to_string()))?;
+        }
+        self.channel.send(&bytes, PATIENCE).map_err(|_| {
+            self.over.store(true, Relaxed);
+            Unrecorded("the hold has ended".to_owned())
+        })?;
+        match self.answer()? {
+            FromHold::Recorded => Ok(()),
+            FromHold::Refused { words } => Err(Unrecorded(words)),
+            _ => Err(Unrecorded("the hold gives another answer".to_owned())),
+        }
+    }
+
+    fn head(&self) -> Option<Head> {
+        None
+    }
+
+    fn confined(&mut self) {
+        let (answers, said) = channel();
+        let (channel, over) = (Arc::clone(&self.channel), Arc::clone(&self.over));
+        // Without it the deadline still ends this command, and the next record notices.
+        let spawned =
+            std::thread::Builder::new().stack_size(256 << 10).spawn(move || listen(&channel, &over, &answers));
+        self.said = spawned.is_ok().then_some(said);
+    }
+}

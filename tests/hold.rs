@@ -1,0 +1,430 @@
+//! A session that lasts, in pods: the hold in an ephemeral container, and commands that `kubectl exec` starts there.
+#![allow(clippy::disallowed_methods, reason = "a test: it starts programs and reads files")]
+
+mod common;
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use agent_pod::{DebugContainer, DebugSpec, FileCaps, Image, Output, Pod, PodSpec, Profile};
+use agent_session::audit::{Verdict, verify};
+use common::{SOON, assert_valid, is_root, rows, skip, wait_until};
+use serde_json::{Value, json};
+
+static IMAGE: LazyLock<Image> = LazyLock::new(|| {
+    Image::from_binary(common::AGENT, "65532:65532", FileCaps::AllPermitted).expect("an image of the agent")
+});
+
+/// A pod with a session held in it; `None` where there can be none, and that is said.
+fn held(name: &str, arguments: &[&str]) -> Option<(Pod, DebugContainer)> {
+    if !is_root() {
+        skip(name, "a pod needs root");
+        return None;
+    }
+    let pod =
+        Pod::start(PodSpec::new(&name[..name.len().min(30)], ["sh", "-c", "echo ready; sleep 1000"])).expect("a pod");
+    pod.wait_for_output("ready", SOON).expect("a target");
+    let hold = hold(&pod, Profile::General, arguments);
+    Some((pod, hold))
+}
+
+fn hold(pod: &Pod, profile: Profile, arguments: &[&str]) -> DebugContainer {
+    let argv = ["hold"].iter().chain(arguments).copied();
+    let spec = DebugSpec::new(&IMAGE, profile, argv).target().arguments_only().read_only_root();
+    let hold = pod.debug_spawn(spec).expect("a hold");
+    hold.stdout().wait_for("session.open", SOON).expect("an open session");
+    hold
+}
+
+fn exec(pod: &Pod, hold: &DebugContainer, arguments: &[&str]) -> Output {
+    pod.exec(hold, ["agent"].iter().chain(arguments).copied()).expect("kubectl exec")
+}
+
+fn answer(output: &Output) -> Value {
+    let envelope =
+        output.json().unwrap_or_else(|error| panic!("{error}: {} {}", output.stdout_text(), output.stderr_text()));
+    assert_valid(&envelope);
+    envelope
+}
+
+fn records(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect("a record a line")).collect()
+}
+
+fn of_kind<'a>(records: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    records.iter().filter(|record| record["type"] == kind).collect()
+}
+
+/// What is left of the session: how it ended, the records in the container's log, and the receipt.
+fn ended(hold: DebugContainer) -> (i32, Vec<Value>, String, Value) {
+    let output = hold.wait(SOON).expect("the end of the hold");
+    let text = output.stdout_text();
+    let receipt = serde_json::from_slice(&output.termination_log).unwrap_or(Value::Null);
+    (output.exit_code, records(&text), text, receipt)
+}
+
+#[test]
+fn commands_are_part_of_the_session_that_is_held() {
+    let arguments = ["--ttl", "5m", "--incident", "INC-42", "--actor", "ada"];
+    let Some((pod, hold)) = held("commands_are_part_of_the_session", &arguments) else { return };
+    let ps = exec(&pod, &hold, &["ps"]);
+    assert_eq!(ps.exit_code, 0, "{}", ps.stderr_text());
+    assert!(!ps.stderr_text().contains("session.open"), "the audit is the hold's: {}", ps.stderr_text());
+    let fds = exec(&pod, &hold, &["fds"]);
+    let (ps, fds) = (answer(&ps), answer(&fds));
+    let session = &ps["session"];
+    assert_eq!((session, &session["incident"], &session["actor"]), (&fds["session"], &json!("INC-42"), &json!("ada")));
+    assert!(session["expires"].is_string());
+    // Another session cannot be asked for.
+    let other = exec(&pod, &hold, &["ps", "--session", "another"]);
+    assert_eq!((other.exit_code, other.stdout_text().is_empty()), (2, true), "{}", other.stderr_text());
+    let status = answer(&exec(&pod, &hold, &["status"]));
+    let summary = &status["data"]["summary"];
+    assert_eq!((&summary["commands"], &summary["running"], &summary["strangers"]), (&json!(4), &json!(1), &json!(0)));
+    assert!(summary["left_us"].as_u64().is_some_and(|left| left < 300_000_000 && left > 100_000_000), "{summary}");
+    let states: Vec<&Value> = rows(&status).iter().map(|row| &row["state"]).collect();
+    assert_eq!(states, ["exit 0", "exit 0", "lost", "running"]);
+    assert_eq!(rows(&status)[0]["argv"], json!(["ps"]));
+    let end = exec(&pod, &hold, &["end"]);
+    assert_eq!(end.exit_code, 0, "{}", end.stderr_text());
+    let (code, records, text, receipt) = ended(hold);
+    assert_eq!(code, 0);
+    // One chain, and the receipt is its witness.
+    let found = verify(text.as_bytes(), None);
+    assert_eq!((found.chains.len(), found.chains[0].verdict), (1, Verdict::Whole));
+    assert_eq!(receipt["audit"]["count"], records.len());
+    assert_eq!(receipt["audit"]["head"], records.last().expect("records")["hash"]);
+    assert_eq!((&receipt["session"], &receipt["commands"]), (&session["id"], &json!(5)));
+    assert!(records.iter().all(|record| record["session"] == session["id"]));
+    let started: Vec<&Value> =
+        of_kind(&records, "action.start").iter().map(|record| &record["data"]["command"]).collect();
+    assert_eq!(started, ["ps", "fds", "status", "end"]);
+    let digests: Vec<&Value> = of_kind(&records, "action.end").iter().map(|record| &record["data"]["digest"]).collect();
+    assert_eq!(digests[..2], [&ps["digest"], &fds["digest"]]);
+    assert_eq!(of_kind(&records, "session.close")[0]["data"]["why"], "agent end");
+}
+
+#[test]
+fn a_session_ends_at_its_deadline_and_what_runs_is_told() {
+    let Some((pod, hold)) = held("a_session_ends_at_its_deadline", &["--ttl", "4s"]) else { return };
+    let capture = exec(&pod, &hold, &["profile", "--for", "60s"]);
+    // What was seen by then is there, with a gap for the rest.
+    let envelope = answer(&capture);
+    assert_eq!(capture.exit_code, 4, "{}", capture.stderr_text());
+    let gaps = envelope["gaps"].as_array().expect("gaps");
+    assert!(gaps.iter().any(|gap| gap["reason"] == "limit_reached"), "{gaps:?}");
+    let (code, records, text, _) = ended(hold);
+    assert_eq!((code, verify(text.as_bytes(), None).chains[0].verdict), (0, Verdict::Whole));
+    assert_eq!(of_kind(&records, "session.close")[0]["data"]["why"], "its time is over");
+    assert_eq!(of_kind(&records, "action.end").len(), 1);
+}
+
+#[test]
+fn a_command_that_is_killed_is_lost_and_the_session_goes_on() {
+    let Some((pod, hold)) = held("a_command_that_is_killed_is_lost", &["--ttl", "5m"]) else { return };
+    std::thread::scope(|scope| {
+        let profile = scope.spawn(|| exec(&pod, &hold, &["profile", "--for", "50s"]));
+        hold.stdout().wait_for("\"command\":\"profile\"", SOON).expect("its beginning");
+        let status = answer(&exec(&pod, &hold, &["status"]));
+        let pid = rows(&status)[0]["pid"].as_u64().expect("a pid");
+        kill_in(&pod, pid);
+        let ended = profile.join().expect("a thread");
+        assert_ne!(ended.exit_code, 0);
+    });
+    wait_until("the hold to notice", SOON, || hold.stdout().text().contains("\"lost\":true"));
+    let ps = exec(&pod, &hold, &["ps"]);
+    assert_eq!(ps.exit_code, 0, "{}", ps.stderr_text());
+    hold.signal(agent_pod::Signal::TERM);
+    let (code, records, text, receipt) = ended(hold);
+    assert_eq!((code, verify(text.as_bytes(), None).chains[0].verdict), (0, Verdict::Whole));
+    assert_eq!(of_kind(&records, "session.close")[0]["data"]["why"], "it was ended by SIGTERM");
+    assert_eq!(receipt["verdicts"], json!({"0": 2, "1": 1}));
+}
+
+/// Kills the process with the number `pid` in the pod's pid namespace.
+fn kill_in(pod: &Pod, pid: u64) {
+    let outer = pid_of(pod, pid).unwrap_or_else(|| panic!("no process has the number {pid} in the pod"));
+    common::signal(outer.cast_unsigned(), nix::sys::signal::Signal::SIGKILL);
+}
+
+#[test]
+fn where_the_hold_is_killed_its_commands_end_and_its_chain_is_cut_short() {
+    let Some((pod, hold)) = held("where_the_hold_is_killed", &["--ttl", "5m"]) else { return };
+    assert_eq!(exec(&pod, &hold, &["ps"]).exit_code, 0);
+    let began = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        let profile = scope.spawn(|| exec(&pod, &hold, &["profile", "--for", "50s"]));
+        hold.stdout().wait_for("\"command\":\"profile\"", SOON).expect("its beginning");
+        hold.signal(agent_pod::Signal::KILL);
+        let _ = profile.join().expect("a thread");
+    });
+    assert!(began.elapsed() < Duration::from_secs(40), "the command ends with the hold");
+    let (_, _, text, left) = ended(hold);
+    assert_eq!(verify(text.as_bytes(), None).chains[0].verdict, Verdict::Truncated);
+    // What is left says how far it came, but for a record that was just written.
+    assert!(left["hold"]["count"].as_u64().is_some_and(|count| count >= 4), "{left}");
+}
+
+#[test]
+fn there_is_one_hold_in_a_container_and_no_session_without_end() {
+    let Some((pod, hold)) = held("there_is_one_hold_in_a_container", &["--ttl", "5m"]) else { return };
+    let second = exec(&pod, &hold, &["hold"]);
+    assert_eq!(second.exit_code, 4, "{}", second.stderr_text());
+    assert!(second.stderr_text().contains("is held in this container already"), "{}", second.stderr_text());
+    for ttl in ["0s", "1y", "soon"] {
+        assert_eq!(exec(&pod, &hold, &["hold", "--ttl", ttl]).exit_code, 2, "{ttl}");
+    }
+    // The session is as it was.
+    assert_eq!(answer(&exec(&pod, &hold, &["status"]))["data"]["summary"]["strangers"], 0);
+}
+
+#[test]
+fn no_more_is_shown_and_no_more_commands_run_than_the_session_allows() {
+    let arguments = ["--ttl", "5m", "--redact", "strict", "--limit", "commands=1,rss=64M"];
+    let Some((pod, hold)) = held("no_more_is_shown", &arguments) else { return };
+    let lax = exec(&pod, &hold, &["ps"]);
+    assert_eq!((lax.exit_code, lax.stdout_text().is_empty()), (4, true), "{}", lax.stderr_text());
+    let (one, other) =
+        (exec(&pod, &hold, &["ps", "--redact", "strict"]), exec(&pod, &hold, &["ps", "--redact", "strict"]));
+    let script = |output: &Output| answer(output)["data"]["rows"][0]["args"][2].as_str().map(str::to_owned);
+    // The same pseudonyms in all of it.
+    assert!(script(&one).is_some_and(|script| script.starts_with("~arg.")), "{:?}", script(&one));
+    assert_eq!(script(&one), script(&other));
+    std::thread::scope(|scope| {
+        let profile = scope.spawn(|| exec(&pod, &hold, &["profile", "--for", "50s", "--redact", "strict"]));
+        hold.stdout().wait_for("\"command\":\"profile\"", SOON).expect("its beginning");
+        let more = exec(&pod, &hold, &["ps", "--redact", "strict"]);
+        assert_eq!(more.exit_code, 4, "{}", more.stderr_text());
+        // Whoever wants to know, or to end it, may.
+        assert_eq!(exec(&pod, &hold, &["status", "--redact", "strict"]).exit_code, 0);
+        assert_eq!(exec(&pod, &hold, &["end", "--redact", "strict"]).exit_code, 0);
+        assert_eq!(profile.join().expect("a thread").exit_code, 4);
+    });
+    let (_, records, text, _) = ended(hold);
+    assert_eq!(verify(text.as_bytes(), None).chains[0].verdict, Verdict::Whole);
+    assert_eq!(of_kind(&records, "authz.deny").len(), 2);
+}
+
+/// Connects to each socket of an agent in the network namespace, with the target's own rights, and says what came of it.
+const INTRUDER: &str = r#"
+import json, os, re, socket
+names = {line.split()[-1][1:] for line in open('/proc/net/unix') if '@agent-' in line}
+told = []
+for name in sorted(names):
+    for messages in ([b'{"hello":{"nonce":"00"}}', b'{"begin":{"proof":"00","command":"ps","redaction":"off"}}',
+                      b'{"record":{"kind":"action.start","data":{"action":1}}}'], [b'\xff' * 60000], [b'{}']):
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        s.connect('\0' + name)
+        s.settimeout(5)
+        answers = []
+        for message in messages:
+            try:
+                s.send(message)
+                answers.append(s.recv(70000).decode())
+            except OSError as error:
+                answers.append(type(error).__name__)
+        told.append(answers)
+        s.close()
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        s.bind('\0' + name)
+        told.append('squatted')
+    except OSError:
+        told.append('taken')
+readable = []
+for pid in filter(str.isdigit, os.listdir('/proc')):
+    try:
+        if open(f'/proc/{pid}/comm').read() == 'agent\n':
+            readable.append('there')
+            for path in ('mem', 'environ', 'root/dev/termination-log', 'fd'):
+                try:
+                    os.listdir(f'/proc/{pid}/{path}') if path == 'fd' else open(f'/proc/{pid}/{path}', 'rb').read(1)
+                    readable.append(path)
+                except OSError:
+                    pass
+    except OSError:
+        pass
+print(json.dumps([sorted(names), told, readable]), flush=True)
+"#;
+
+#[test]
+fn the_target_can_neither_read_nor_squat_nor_speak_in_it() {
+    let name = "the_target_can_neither_read_nor_squat";
+    if !is_root() {
+        return skip(name, "a pod needs root");
+    }
+    if !common::has_tool("python3") {
+        return skip(name, "there is no python3");
+    }
+    // The target has the uid of the agent, and looks when it is told to.
+    let script = format!(
+        "echo ready; while [ ! -e /tmp/go ]; do sleep 0.1; done; python3 -c '{}'; sleep 1000",
+        INTRUDER.replace('\'', "'\\''")
+    );
+    let spec = PodSpec::new("intruder", ["sh", "-c", &script]).pod_user(65532, 65532);
+    let pod = Pod::start(spec).expect("a pod");
+    pod.wait_for_output("ready", SOON).expect("a target");
+    let hold = hold(&pod, Profile::General, &["--ttl", "5m"]);
+    let root = format!("/proc/{}/root/tmp/go", pod.target_pid().as_raw_nonzero().get());
+    std::fs::write(root, "").expect("a file in the target's /tmp");
+    pod.wait_for_output("]]", SOON).or_else(|_| pod.wait_for_output("[]]", SOON)).expect("what came of it");
+    let text = pod.stdout().text();
+    let line = text.lines().find(|line| line.starts_with("[[")).expect("what came of it");
+    let told: Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!(told[0].as_array().map(Vec::len), Some(1), "one hold is seen: {told}");
+    let answers = told[1].as_array().expect("answers");
+    // It gets a number and a proof that is worth nothing to it, and not one word more.
+    assert!(answers[0][0].as_str().is_some_and(|answer| answer.starts_with("{\"challenge\"")), "{told}");
+    for answer in answers[..3].iter().flat_map(|answers| answers.as_array().expect("answers")) {
+        let answer = answer.as_str().expect("text");
+        assert!(!answer.contains("welcome") && !answer.contains("recorded"), "{told}");
+    }
+    assert_eq!(answers[3], "taken");
+    assert_eq!(told[2], json!(["there"]), "nothing of the agent's can be read");
+    let status = answer(&exec(&pod, &hold, &["status"]));
+    assert_eq!(status["data"]["summary"]["strangers"], 3);
+    assert_eq!(exec(&pod, &hold, &["end"]).exit_code, 0);
+    let (_, records, text, _) = ended(hold);
+    assert_eq!(verify(text.as_bytes(), None).chains[0].verdict, Verdict::Whole);
+    assert_eq!(of_kind(&records, "authz.deny").len(), 3);
+    assert_eq!(of_kind(&records, "action.start").len(), 2, "only status and end");
+}
+
+#[test]
+fn without_a_command_and_a_terminal_the_agent_holds() {
+    let name = "without_a_command_and_a_terminal";
+    if !is_root() {
+        return skip(name, "a pod needs root");
+    }
+    // Under the tightest profile, with nothing that can be written but its termination message.
+    let spec =
+        PodSpec::new("holds-by-default", ["sh", "-c", "echo ready; sleep 1000"]).pod_security_restricted(1000, 1000);
+    let pod = Pod::start(spec).expect("a pod");
+    pod.wait_for_output("ready", SOON).expect("a target");
+    let spec = DebugSpec::new(&IMAGE, Profile::Restricted, [""; 0]).target().arguments_only().read_only_root();
+    let hold = pod.debug_spawn(spec).expect("a hold");
+    hold.stdout().wait_for("session.open", SOON).expect("an open session");
+    assert_eq!(exec(&pod, &hold, &["ps", "--allow-gaps"]).exit_code, 0);
+    assert_eq!(exec(&pod, &hold, &["end"]).exit_code, 0);
+    let (code, _, text, _) = ended(hold);
+    assert_eq!((code, verify(text.as_bytes(), None).chains[0].verdict), (0, Verdict::Whole));
+}
+
+#[test]
+fn many_commands_at_once_and_one_after_another_leave_nothing_behind() {
+    let Some((pod, hold)) = held("many_commands_at_once", &["--ttl", "10m"]) else { return };
+    let rss = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", hold.pid().as_raw_nonzero())).expect("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("KiB")
+    };
+    let run = |count: usize| -> Vec<i32> {
+        let one = || (0..count).map(|_| exec(&pod, &hold, &["limits", "--allow-gaps"]).exit_code).collect::<Vec<_>>();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..10).map(|_| scope.spawn(one)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("a thread")).collect()
+        })
+    };
+    // More than are remembered for `status`; by default eight may run at once.
+    let first = run(12);
+    let before = rss();
+    let second = run(12);
+    let grown = rss().saturating_sub(before);
+    assert!(grown < 512, "{grown} KiB more after as many commands again");
+    assert!(first.iter().chain(&second).all(|code| matches!(code, 0 | 4)), "{first:?} {second:?}");
+    let done = first.iter().chain(&second).filter(|code| **code == 0).count();
+    let status = answer(&exec(&pod, &hold, &["status"]));
+    let summary = &status["data"]["summary"];
+    assert_eq!((&summary["commands"], &summary["running"]), (&json!(done + 1), &json!(1)));
+    assert_eq!(rows(&status).len(), 100);
+    assert_eq!(exec(&pod, &hold, &["end"]).exit_code, 0);
+    let (_, records, text, receipt) = ended(hold);
+    assert_eq!(verify(text.as_bytes(), None).chains[0].verdict, Verdict::Whole);
+    assert_eq!(of_kind(&records, "action.start").len(), done + 2);
+    assert_eq!(of_kind(&records, "action.end").len(), done + 2);
+    assert_eq!(of_kind(&records, "authz.deny").len(), 240 - done);
+    assert_eq!(receipt["commands"], json!(done + 2));
+}
+
+#[test]
+fn where_nobody_reads_the_log_nothing_more_is_done() {
+    let name = "where_nobody_reads_the_log";
+    if !is_root() {
+        return skip(name, "a pod needs root");
+    }
+    let pod = Pod::start(PodSpec::new(name, ["sh", "-c", "echo ready; sleep 1000"])).expect("a pod");
+    pod.wait_for_output("ready", SOON).expect("a target");
+    let spec = DebugSpec::new(&IMAGE, Profile::General, ["hold", "--ttl", "5m"]).target().arguments_only();
+    let mut hold = pod.debug_spawn(spec.raw_stdout()).expect("a hold");
+    let mut log = hold.take_stdout().expect("its log");
+    std::io::Read::read_exact(&mut log, &mut [0; 64]).expect("an open session");
+    // A pipe holds 64 KiB of records.
+    let mut done = 0;
+    let refused = loop {
+        let ps = exec(&pod, &hold, &["ps"]);
+        if ps.exit_code != 0 {
+            break ps;
+        }
+        done += 1;
+        assert!(done < 200, "nobody reads the log, and it goes on");
+    };
+    assert!(done > 3 && refused.exit_code == 4, "{done} {}: {}", refused.exit_code, refused.stderr_text());
+    let pid = hold.pid().as_raw_nonzero().get().cast_unsigned();
+    wait_until("the end of the hold", SOON, || matches!(common::state(pid), None | Some('Z')));
+    // The runtime passes the log on, and waits for who reads it.
+    std::io::Read::read_to_end(&mut log, &mut Vec::new()).expect("the rest of the log");
+    assert_eq!(hold.wait(SOON).expect("its end").exit_code, 4);
+}
+
+#[test]
+fn a_session_after_one_that_was_killed_says_so() {
+    let name = "a_session_after_one_that_was_killed";
+    if !is_root() {
+        return skip(name, "a pod needs root");
+    }
+    let pod = Pod::start(PodSpec::new("after-a-crash", ["sh", "-c", "echo ready; sleep 1000"])).expect("a pod");
+    pod.wait_for_output("ready", SOON).expect("a target");
+    // Something else keeps the container.
+    let spec = DebugSpec::new(&IMAGE, Profile::General, ["agent", "profile", "--for", "10m"]).target();
+    let container = pod.debug_spawn(spec).expect("a container");
+    container.stderr().wait_for("action.start", SOON).expect("its beginning");
+    let first = std::thread::scope(|scope| {
+        let first = scope.spawn(|| exec(&pod, &container, &["hold", "--ttl", "5m", "--session", "first"]));
+        let mut pid = None;
+        wait_until("the hold", SOON, || {
+            let status = exec(&pod, &container, &["status"]);
+            pid = status.json().ok().and_then(|status| rows(&status).last().and_then(|row| row["pid"].as_u64()));
+            pid.is_some()
+        });
+        // The hold came before the command that asked for it.
+        let hold = (1..pid.expect("a pid")).rev().find(|pid| {
+            let of = |pid: u64| pid_of(&pod, pid).map(|outer| std::fs::read(format!("/proc/{outer}/cmdline")));
+            matches!(of(*pid), Some(Ok(line)) if line.starts_with(b"agent\0hold\0"))
+        });
+        kill_in(&pod, hold.expect("the hold"));
+        first.join().expect("a thread")
+    });
+    let first = records(&first.stdout_text());
+    let second = exec(&pod, &container, &["hold", "--ttl", "1s", "--session", "second"]);
+    let second = records(&second.stdout_text());
+    let after = &second[0]["data"]["after"];
+    let last = first.last().expect("records");
+    assert_eq!(
+        (&after["session"], &after["count"], &after["head"]),
+        (&json!("first"), &json!(first.len()), &last["hash"])
+    );
+    assert_eq!(second[0]["seq"], 0, "a chain of its own");
+}
+
+/// The number outside of the process with the number `pid` in the pod.
+fn pid_of(pod: &Pod, pid: u64) -> Option<i32> {
+    let target = pod.target_pid().as_raw_nonzero().get();
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    std::fs::read_dir("/proc").expect("proc").flatten().find_map(|entry| {
+        let outer: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+        let is_it = numbers.split_whitespace().last()?.parse() == Ok(pid) && namespace(outer)? == namespace(target)?;
+        is_it.then_some(outer)
+    })
+}
