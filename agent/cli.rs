@@ -26,8 +26,8 @@ pub(crate) struct Global {
     /// Who looks
     #[arg(long, global = true, env = "AGENT_ACTOR", value_name = "NAME")]
     pub(crate) actor: Option<String>,
-    /// W3C trace context to join
-    #[arg(long, global = true, env = "TRACEPARENT", value_name = "00-…")]
+    /// W3C trace context to join [env also: TRACEPARENT]
+    #[arg(long, global = true, env = "AGENT_TRACEPARENT", value_name = "00-…")]
     pub(crate) traceparent: Option<String>,
     /// Stop looking after this long, with what was seen by then
     #[arg(long, global = true, env = "AGENT_TIMEOUT", default_value = "60s", value_name = "TIME", value_parser = humantime::parse_duration)]

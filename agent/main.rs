@@ -314,7 +314,7 @@ pub(crate) fn open_session(
         None => Identity::new(&global.session.clone().unwrap_or_else(new_session_id))?
             .incident(global.incident.as_deref())?
             .actor(global.actor.as_deref())?
-            .traceparent(global.traceparent.as_deref())?,
+            .traceparent(global.traceparent.clone().or_else(|| std::env::var("TRACEPARENT").ok()).as_deref())?,
     };
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let mut limits = Limits::default();

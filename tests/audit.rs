@@ -104,3 +104,20 @@ fn nothing_is_done_where_it_cannot_be_recorded() {
     let output = command.stderr(full).spawn().expect("the agent").wait_with_output().expect("the agent");
     assert_eq!((output.status.code(), output.stdout.len()), (Some(4), 0));
 }
+
+#[test]
+fn the_trace_of_the_environment_is_joined_and_the_agents_own_variable_comes_first() {
+    let (theirs, ours) = (
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    );
+    let of = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let mut agent = common::agent();
+        let answer = Answer::of(agent.args(["version"]).args(arguments).envs(variables.iter().copied()));
+        answer.json()["session"]["traceparent"].clone()
+    };
+    assert_eq!(of(&[("TRACEPARENT", theirs)], &[]), theirs);
+    assert_eq!(of(&[("TRACEPARENT", theirs), ("AGENT_TRACEPARENT", ours)], &[]), ours);
+    assert_eq!(of(&[("AGENT_TRACEPARENT", ours)], &["--traceparent", theirs]), theirs);
+    assert_eq!(of(&[], &[]), Value::Null);
+}

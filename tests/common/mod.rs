@@ -84,7 +84,7 @@ pub(crate) fn agent() -> Command {
 
 fn plain(path: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(path);
-    let names = ["OUTPUT", "SESSION_ID", "INCIDENT", "ACTOR", "TIMEOUT"];
+    let names = ["OUTPUT", "SESSION_ID", "INCIDENT", "ACTOR", "TIMEOUT", "TRACEPARENT"];
     for name in names {
         command.env_remove(format!("AGENT_{name}"));
     }
