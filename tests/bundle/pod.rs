@@ -32,7 +32,7 @@ fn what_is_kept_in_a_pod_comes_out_over_exec_and_cp_under_every_profile() {
     let pod = Pod::start(spec).expect("a pod");
     pod.wait_for_output("ready", SOON).expect("a target that is ready");
     for profile in [Profile::General, Profile::Restricted] {
-        let argv = ["agent", "ps", "--watch", "100000", "--interval", "1s", "--timeout", "1h"];
+        let argv = ["agent", "hold", "--ttl", "10m"];
         let hold = pod.debug_spawn(DebugSpec::new(&image, profile, argv).target()).expect("an ephemeral container");
         let exec = |argv: &[&str]| pod.exec(&hold, argv.iter().copied()).expect("exec");
         let kept = wait_for("a bundle", SOON, || {
@@ -47,6 +47,11 @@ fn what_is_kept_in_a_pod_comes_out_over_exec_and_cp_under_every_profile() {
         assert_eq!(fetched.exit_code, 0, "{}", fetched.stderr_text());
         let read = bundle::read(&fetched.stdout, 64 << 20);
         assert_eq!(read.problems, [], "{profile:?}");
+        let copy = directory.path().join("copy.dbg.tar.zst");
+        fs::write(&copy, &fetched.stdout).expect("written");
+        // In the session of a hold too it has an audit of its own.
+        assert_eq!(super::state(&copy), "whole", "{profile:?} {}", super::verified(&copy));
+        assert!(read.entries.iter().any(|entry| entry.path == bundle::AUDIT));
         let path = format!("/session/{name}");
         let copied = exec(&["tar", "cf", "-", &path]);
         assert_eq!(copied.exit_code, 0, "{}", copied.stderr_text());
