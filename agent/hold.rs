@@ -12,7 +12,7 @@ mod standing;
 mod wire;
 
 use std::collections::VecDeque;
-use std::process::ExitCode;
+use std::ffi::OsString;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -94,24 +94,22 @@ pub(crate) fn arguments() -> clap::Command {
     Options::augment_args(clap::Command::new(NAME)).about(ABOUT).long_about(None).after_long_help(MANUAL)
 }
 
-/// Without options: what the agent does where it is given no command and no terminal.
-pub(crate) fn by_default() -> ExitCode {
+/// What the agent does where it is given no command, and there is no terminal.
+pub(crate) fn by_default(argv: &[OsString]) -> Status {
     let line = cli::Global::augment_args(clap::Command::new("agent")).subcommand(arguments());
-    match line.try_get_matches_from(["agent", NAME]) {
-        Ok(matches) => matches.subcommand().map_or(Status::Usage.into(), |(_, matches)| run(matches)),
+    let argv = argv.iter().cloned().chain([NAME.into()]);
+    match line.try_get_matches_from(argv) {
+        Ok(matches) => matches.subcommand().map_or(Status::Usage, |(_, matches)| run(matches)),
         Err(error) => crate::usage(&error),
     }
 }
 
 /// Holds a session until it is over.
-pub(crate) fn run(matches: &clap::ArgMatches) -> ExitCode {
-    match begin(matches) {
-        Ok(status) => status.into(),
-        Err(Ended { status, words }) => {
-            agent_output::tell(&words);
-            status.into()
-        }
-    }
+pub(crate) fn run(matches: &clap::ArgMatches) -> Status {
+    begin(matches).unwrap_or_else(|Ended { status, words }| {
+        agent_output::tell(&words);
+        status
+    })
 }
 
 /// Why there is no hold.

@@ -6,6 +6,7 @@
 mod audit;
 mod bundles;
 mod cli;
+mod console;
 mod fit;
 mod hold;
 mod look;
@@ -26,7 +27,7 @@ mod violate;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use agent_output::{Ended, Format};
@@ -48,7 +49,7 @@ use crate::verdict::{Status, Verdict};
 static ALLOCATOR: agent_system::allocator::Counting = agent_system::allocator::Counting;
 
 /// The commands of all toolkits, in the order of the help.
-fn commands() -> impl Iterator<Item = &'static Command> {
+pub(crate) fn commands() -> impl Iterator<Item = &'static Command> {
     const OWN: &[Command] = &[
         agent_system::command::<snapshot::Snapshot>(),
         agent_system::command::<verify::Audit>(),
@@ -79,14 +80,23 @@ fn commands() -> impl Iterator<Item = &'static Command> {
 
 fn main() -> ExitCode {
     agent_system::confine::begin();
-    let argv: Vec<OsString> = bundles::as_tar(std::env::args_os().collect());
-    let matches = match cli::command_line(commands(), &argv).try_get_matches_from(&argv) {
+    perform(bundles::as_tar(std::env::args_os().collect())).into()
+}
+
+/// The command line that is performed.
+static ARGV: RwLock<Vec<OsString>> = RwLock::new(Vec::new());
+
+/// Performs one command line.
+pub(crate) fn perform(argv: Vec<OsString>) -> Status {
+    ARGV.write().unwrap_or_else(PoisonError::into_inner).clone_from(&argv);
+    let argv = &argv;
+    let matches = match cli::command_line(commands(), argv).try_get_matches_from(argv) {
         Ok(matches) => matches,
         Err(error) => return usage(&error),
     };
     let Some((name, matches)) = matches.subcommand() else {
-        // Nobody sits there to be shown the help: the container is to stay.
-        return if std::io::stdin().is_terminal() { help() } else { hold::by_default() };
+        // Where nobody sits there the container is to stay.
+        return if std::io::stdin().is_terminal() { console::run(&matches) } else { hold::by_default(argv) };
     };
     if name == hold::NAME {
         return hold::run(matches);
@@ -95,34 +105,26 @@ fn main() -> ExitCode {
         agent_system::confine::alone(&[]);
         return print_schema(matches);
     }
-    let Some(command) = commands().find(|command| command.name == name) else { return Status::Usage.into() };
+    let Some(command) = commands().find(|command| command.name == name) else { return Status::Usage };
     match answer(command, matches) {
-        Ok(status) => status.into(),
+        Ok(status) => status,
         Err(error) => {
             agent_output::tell(&format!("{error:#}"));
-            Status::Failed.into()
+            Status::Failed
         }
     }
 }
 
-fn help() -> ExitCode {
-    let argv = ["agent", "--help"].map(OsString::from);
-    match cli::command_line(commands(), &argv).try_get_matches_from(&argv) {
-        Ok(_) => Status::Usage.into(),
-        Err(error) => usage(&error),
-    }
-}
-
 /// Help and version go to standard output and are no error.
-pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+pub(crate) fn usage(error: &clap::Error) -> Status {
     if error.use_stderr() {
         agent_output::tell(error.to_string().trim_start_matches("error: ").trim_end());
-        return Status::Usage.into();
+        return Status::Usage;
     }
     printed(agent_output::print_text(&error.to_string()))
 }
 
-fn print_schema(matches: &ArgMatches) -> ExitCode {
+fn print_schema(matches: &ArgMatches) -> Status {
     let pretty = std::io::stdout().is_terminal();
     let result = match matches.get_one::<String>("command") {
         Some(name) => {
@@ -138,13 +140,13 @@ fn print_schema(matches: &ArgMatches) -> ExitCode {
     printed(result)
 }
 
-/// The exit status of what has no envelope.
-fn printed(result: std::io::Result<Ended>) -> ExitCode {
+/// How what has no envelope ends.
+fn printed(result: std::io::Result<Ended>) -> Status {
     match result {
-        Ok(_) => Status::Complete.into(),
+        Ok(_) => Status::Complete,
         Err(error) => {
             agent_output::tell(&format!("standard output: {error}"));
-            Status::Failed.into()
+            Status::Failed
         }
     }
 }
@@ -249,8 +251,9 @@ impl How<'_> {
 
 /// The command line as it may be shown.
 fn argv(command: &Command, redactor: &Redactor) -> Vec<String> {
+    let words = ARGV.read().unwrap_or_else(PoisonError::into_inner);
     let argv: Vec<String> =
-        std::env::args_os().map(|word| agent_model::Text::from_bytes(word.as_encoded_bytes()).to_string()).collect();
+        words.iter().map(|word| agent_model::Text::from_bytes(word.as_encoded_bytes()).to_string()).collect();
     // What redaction is tried with is nobody's business.
     let shown = if command.name == verify::Redact::NAME { argv.len().min(3) } else { argv.len() };
     redactor.argv(&argv[..shown])
@@ -342,7 +345,7 @@ pub(crate) fn open_session(
 }
 
 /// A new ULID: its time first, so that sessions sort by when they began.
-fn new_session_id() -> String {
+pub(crate) fn new_session_id() -> String {
     let mut random = [0_u8; 16];
     own::random(&mut random);
     ulid::Ulid::from_parts(clock::wall_us() / 1000, u128::from_ne_bytes(random)).to_string()

@@ -310,6 +310,94 @@ fn without_a_command_and_a_terminal_the_agent_holds() {
     assert_eq!((code, verify(text.as_bytes(), None).chains[0].verdict), (0, Verdict::Whole));
 }
 
+/// The console, as a person in front of it: what they see, and what they type.
+struct Console {
+    container: DebugContainer,
+    keyboard: std::fs::File,
+    /// How much of the screen was read.
+    read: usize,
+}
+
+impl Console {
+    /// What is shown from now on, up to `text`.
+    fn until(&mut self, text: &str) -> String {
+        let mut shown = String::new();
+        wait_until(text, SOON, || {
+            let all = self.container.stdout().text();
+            let new = &all[self.read..];
+            let Some(at) = new.find(text) else { return false };
+            shown = new[..at + text.len()].to_owned();
+            true
+        });
+        self.read += shown.len();
+        shown
+    }
+
+    fn types(&mut self, text: &str) {
+        std::io::Write::write_all(&mut self.keyboard, text.as_bytes()).expect("a keyboard");
+    }
+}
+
+#[test]
+fn a_terminal_without_a_command_is_a_console() {
+    let name = "a_terminal_without_a_command";
+    if !is_root() {
+        return skip(name, "a pod needs root");
+    }
+    let pod = Pod::start(PodSpec::new(name, ["sh", "-c", "echo ready; sleep 1000"])).expect("a pod");
+    pod.wait_for_output("ready", SOON).expect("a target");
+    let spec =
+        DebugSpec::new(&IMAGE, Profile::General, [""; 0]).target().arguments_only().env("AGENT_INCIDENT", "INC-7");
+    let mut container = pod.debug_spawn(spec.tty().stdin(agent_pod::Stdin::Pipe)).expect("a console");
+    let keyboard = container.take_stdin().expect("a keyboard");
+    let mut console = Console { container, keyboard, read: 0 };
+    let greeting = console.until("s> ");
+    assert!(greeting.contains("session 01") && greeting.contains("agent sh(1) 1"), "{greeting}");
+    let id = greeting.split("session ").nth(1).and_then(|rest| rest.split(',').next()).expect("an ID");
+    // A table, since this is a terminal; its session is the console's.
+    console.types("ps\r");
+    console.until(id);
+    console.until("PID");
+    console.until("sleep 1000");
+    console.until("s> ");
+    console.types("access | json\r");
+    console.until("\"schema\"");
+    console.until(id);
+    console.until("INC-7");
+    console.until("\"digest\"");
+    console.until("s> ");
+    // Each line is confined by itself: the next one may do what the one before could not. And it is completed.
+    console.types("stac\t --stop never\r");
+    console.until("COMPLETE");
+    console.until("s> ");
+    // Nothing is written over.
+    console.types("fds > fds.json\r");
+    console.until("fds.json");
+    console.until("s> ");
+    console.types("fds > fds.json\r");
+    console.until("/session: ");
+    console.until("s> ");
+    console.types("ps | grep x\r");
+    console.until("no other programs");
+    console.until("s> ");
+    // Ctrl-C ends what runs, and not the console.
+    console.types("profile --for 60s\r");
+    // The console, its copy that profiles, and the agent that looks for them.
+    wait_until("the profile", SOON, || {
+        let look = DebugSpec::new(&IMAGE, Profile::General, ["agent", "ps", "--self", "--allow-gaps"]).target();
+        let seen = pod.debug(look).expect("a look").json().expect("an envelope");
+        rows(&seen).iter().filter(|row| row["name"] == "agent").count() >= 3
+    });
+    console.types("\x03");
+    console.until("s> ");
+    console.types("help\r");
+    console.until("what is wrong, in sentences");
+    console.until("s> ");
+    console.types("exit\r");
+    let Console { container, .. } = console;
+    assert_eq!(container.wait(SOON).expect("its end").exit_code, 0);
+}
+
 #[test]
 fn many_commands_at_once_and_one_after_another_leave_nothing_behind() {
     let Some((pod, hold)) = held("many_commands_at_once", &["--ttl", "10m"]) else { return };

@@ -48,6 +48,12 @@ pub struct OwnFile {
     file: ManuallyDrop<fs::File>,
 }
 
+impl std::os::fd::AsFd for OwnFile {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 impl OwnFile {
     /// Makes the file `name` in `directory`, which is made if it is not there. Nobody else can read it. To be called before
     /// the agent is confined.

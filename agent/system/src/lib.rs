@@ -14,6 +14,7 @@ pub mod capability;
 pub mod capture;
 pub mod cgroup;
 pub mod channel;
+pub mod child;
 pub mod clock;
 pub mod collector;
 pub mod confine;

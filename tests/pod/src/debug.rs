@@ -1,7 +1,8 @@
 //! The ephemeral container: what `kubectl debug` starts, and what comes back from it.
 
 use std::fs::File;
-use std::io::{PipeReader, PipeWriter, Write};
+use std::io::{PipeReader, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
@@ -176,7 +177,7 @@ pub struct DebugContainer {
     container: Container,
     stdout: Capture,
     stderr: Capture,
-    stdin_pipe: Option<PipeWriter>,
+    stdin_pipe: Option<File>,
     stdout_pipe: Option<PipeReader>,
     termination_log: PathBuf,
     process: Value,
@@ -256,7 +257,7 @@ impl DebugContainer {
     }
 
     /// The writing end of standard input, once, if the container was started with [`Stdin::Pipe`].
-    pub fn take_stdin(&mut self) -> Option<PipeWriter> {
+    pub fn take_stdin(&mut self) -> Option<File> {
         self.stdin_pipe.take()
     }
 
@@ -347,7 +348,7 @@ struct Wiring {
     streams: Streams,
     stdout: Capture,
     stderr: Capture,
-    stdin_pipe: Option<PipeWriter>,
+    stdin_pipe: Option<File>,
     stdout_pipe: Option<PipeReader>,
 }
 
@@ -364,7 +365,7 @@ impl Wiring {
             streams.stdin = reader.into();
             match &spec.stdin {
                 Stdin::Bytes(bytes) => feed(writer, bytes.clone()),
-                _ => stdin_pipe = Some(writer),
+                _ => stdin_pipe = Some(OwnedFd::from(writer).into()),
             }
         }
         let (stdout, stdout_pipe) =
@@ -384,7 +385,9 @@ impl Wiring {
             let mut keyboard = &master;
             keyboard.write_all(bytes).at("write to", "terminal")?;
         }
+        let keyboard = matches!(spec.stdin, Stdin::Pipe).then(|| master.try_clone()).transpose();
+        let stdin_pipe = keyboard.at("duplicate", "terminal")?;
         let (stdout, stderr) = (Capture::of(master), Capture::none());
-        Ok(Self { streams, stdout, stderr, stdin_pipe: None, stdout_pipe: None })
+        Ok(Self { streams, stdout, stderr, stdin_pipe, stdout_pipe: None })
     }
 }
