@@ -118,6 +118,11 @@ fn findings(subject: &Subject) -> Option<Section> {
     Some(Section { title: "Findings", parts })
 }
 
+/// How many thousandths of `all` are `part`.
+fn thousandths(part: u64, all: u64) -> u64 {
+    u64::try_from(u128::from(part) * 1000 / u128::from(all.max(1))).unwrap_or(1000)
+}
+
 /// A time of an envelope, in microseconds.
 fn time_us(value: &Value) -> Option<u64> {
     let time = humantime::parse_rfc3339(value.as_str()?).ok()?;
@@ -143,7 +148,7 @@ fn timeline(subject: &Subject) -> Option<Section> {
     let first = spans.iter().map(|span| span.2).chain(window("start")).min()?;
     let last = spans.iter().map(|span| span.3).chain(window("end")).max()?;
     let all = last.saturating_sub(first).max(1);
-    let at = |time: u64| time.saturating_sub(first).saturating_mul(1000) / all;
+    let at = |time: u64| thousandths(time.saturating_sub(first), all);
     let row = |(name, what, start, end, stopped): (String, String, u64, u64, u64)| {
         vec![
             Cell::text(name),
@@ -252,7 +257,7 @@ fn memory(subject: &Subject) -> Option<Section> {
             Cell::bytes(number(kind, "size_bytes")),
             Cell::bytes(rss),
             grown,
-            Cell::Bar(0, rss.saturating_mul(1000) / most),
+            Cell::Bar(0, thousandths(rss, most)),
         ]
     };
     let parts = table(
@@ -278,7 +283,7 @@ fn sockets(subject: &Subject) -> Option<Section> {
     let mut parts = Vec::new();
     let most = states.values().copied().max().unwrap_or(1);
     let row = |((protocol, state), count): ((String, String), u64)| {
-        vec![Cell::text(protocol), Cell::text(state), Cell::count(count), Cell::Bar(0, count * 1000 / most)]
+        vec![Cell::text(protocol), Cell::text(state), Cell::count(count), Cell::Bar(0, thousandths(count, most))]
     };
     parts.extend(table(&["protocol", "state", "sockets", ""], states.into_iter().map(row).collect(), MOST_ROWS));
     let mut peers: Vec<_> = peers.into_iter().collect();
@@ -311,7 +316,7 @@ fn descriptors(subject: &Subject) -> Option<Section> {
     for name in &names {
         let mut row = vec![Cell::text(name.clone())];
         row.extend(shown.iter().map(|look| Cell::count(count(*look, name))));
-        row.push(Cell::Bar(0, count(looks.len() - 1, name).min(most) * 1000 / most));
+        row.push(Cell::Bar(0, thousandths(count(looks.len() - 1, name), most)));
         rows.push(row);
     }
     let head: Vec<&str> = ["type"]

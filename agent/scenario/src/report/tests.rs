@@ -145,6 +145,7 @@ fn a_page_is_bounded_whatever_is_in_it() {
         .map(|n| json!({"pid": n, "ppid": 0, "depth": u64::MAX, "name": "n", "rss_bytes": u64::MAX}))
         .collect();
     subject.looks[0].envelope["data"]["rows"] = rows.into();
+    subject.looks[2].envelope["data"]["summary"]["types"]["file"] = u64::MAX.into();
     assert!(html(&subject).len() < 3 << 20);
     assert!(markdown(&subject).len() < 1 << 18);
     // Nothing at all is a page too.
