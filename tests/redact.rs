@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
 use std::sync::LazyLock;
 
@@ -33,9 +35,15 @@ fn planted() -> (Child, tempfile::TempDir) {
 
 #[test]
 fn planted_secrets_reach_no_output() {
-    let (child, _directory) = planted();
+    let (child, directory) = planted();
+    // Names of sockets are the target's as well: one in the file system, one without.
+    let named = format!("token={}", CANARY.as_str());
+    let _at_path = UnixListener::bind(directory.path().join(&named)).expect("a socket");
+    let abstract_name = SocketAddr::from_abstract_name(format!("{named} {}", std::process::id())).expect("a name");
+    let _abstract = UnixListener::bind_addr(&abstract_name).expect("a socket");
     let pid = child.pid().to_string();
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 9] = [
+        &["sockets", "--pid", &pid, "--protocol", "unix"],
         &["ps", "--pid", &pid],
         &["env", "--pid", &pid],
         &["fds", "--pid", &pid],
@@ -65,6 +73,8 @@ fn planted_secrets_reach_no_output() {
             }
         }
     }
+    let sockets = common::json(["sockets", "--pid", &pid, "--protocol", "unix", "--allow-gaps"]);
+    assert!(sockets.to_string().contains("token=‹redacted:value›"), "the names were there to be seen");
     let ps = common::json(["ps", "--pid", &pid]);
     let row = common::row(&ps, "pid", child.pid());
     assert_eq!(row["args"][4], "--password");
