@@ -60,6 +60,10 @@ impl Sink for To {
         self.out.bytes(bytes)
     }
 
+    fn room(&self) -> u64 {
+        if self.is_full.load(Relaxed) { 0 } else { self.left }
+    }
+
     fn row(&mut self, row: &dyn erased_serde::Serialize) -> io::Result<()> {
         // Schema and session come on top.
         self.take(json_bytes(row).unwrap_or(0) + 192)?;

@@ -33,6 +33,9 @@ pub trait Sink: Send {
     /// When nothing more can be written: the collector ends then, with an answer.
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()>;
 
+    /// How many bytes may still be written: pieces that are whole together may be handed over at once.
+    fn room(&self) -> u64;
+
     /// Writes a row of NDJSON.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Capture files: pcapng (draft-ietf-opsawg-pcapng) and the older pcap
 //! (draft-ietf-opsawg-pcap). Pure functions: a block's content in, its bytes out.
-//! Those of packets write into a buffer of the caller's, which has room after the first.
+//! Those of packets come behind what is in a buffer of the caller's.
 
 /// Bytes of a block, in our own byte order, as the format asks.
 #[derive(Debug, Default)]
@@ -11,9 +11,8 @@ impl Block {
         Self::within(Vec::with_capacity(256), kind)
     }
 
-    /// A block in the room of `buffer`, whose content goes.
-    fn within(mut buffer: Vec<u8>, kind: u32) -> Self {
-        buffer.clear();
+    /// A block behind what is in `buffer`.
+    fn within(buffer: Vec<u8>, kind: u32) -> Self {
         let mut block = Self(buffer);
         block.u32(kind);
         // The length, once it is known.
@@ -74,15 +73,19 @@ impl Block {
         bytes
     }
 
-    /// Ends the options, if there are any, and the block.
-    fn end(mut self, has_options: bool) -> Vec<u8> {
+    /// Ends the options, if there are any, and the block, which begins at `start`.
+    fn end_from(mut self, start: usize, has_options: bool) -> Vec<u8> {
         if has_options {
             self.u32(0);
         }
-        let length = (self.0.len() + 4) as u32;
+        let length = (self.0.len() - start + 4) as u32;
         self.u32(length);
-        self.0[4..8].copy_from_slice(&length.to_ne_bytes());
+        self.0[start + 4..start + 8].copy_from_slice(&length.to_ne_bytes());
         self.0
+    }
+
+    fn end(self, has_options: bool) -> Vec<u8> {
+        self.end_from(0, has_options)
     }
 }
 
@@ -134,8 +137,9 @@ pub struct Tagged<'a> {
     pub ends: [Option<&'a str>; 2],
 }
 
-/// A packet of the first interface, in `buffer`.
+/// A packet of the first interface, behind what is in `buffer`.
 pub fn packet(packet: &Tagged<'_>, buffer: &mut Vec<u8>) {
+    let start = buffer.len();
     let mut block = Block::within(std::mem::take(buffer), 6);
     block.u32(0);
     block.0.extend_from_slice(&Block::time(packet.time_ns));
@@ -156,7 +160,7 @@ pub fn packet(packet: &Tagged<'_>, buffer: &mut Vec<u8>) {
         ids[..4].copy_from_slice(&pid.to_ne_bytes());
         block.option(8, &ids);
     }
-    *buffer = block.end(has_comment || packet.is_outgoing.is_some() || packet.pid.is_some());
+    *buffer = block.end_from(start, has_comment || packet.is_outgoing.is_some() || packet.pid.is_some());
 }
 
 /// What was counted on the first interface.
@@ -203,9 +207,8 @@ pub fn old_header(link_type: u16, snaplen: u32) -> Vec<u8> {
     header.0
 }
 
-/// A packet of a pcap file, in `buffer`.
+/// A packet of a pcap file, behind what is in `buffer`.
 pub fn old_packet(packet: &Tagged<'_>, buffer: &mut Vec<u8>) {
-    buffer.clear();
     let mut record = Block(std::mem::take(buffer));
     record.u32((packet.time_ns / 1_000_000_000) as u32);
     record.u32((packet.time_ns % 1_000_000_000 / 1000) as u32);
@@ -224,9 +227,9 @@ mod tests {
         let ends = [Some("x (pid 7)"), Some("y (pid 8)")];
         let tagged = Tagged { bytes: &[1, 2, 3], pid: Some(7), ends, is_outgoing: Some(true), ..Tagged::default() };
         let packet = |tagged: &Tagged<'_>| {
-            let mut buffer = b"of the one before".to_vec();
+            let mut buffer = b"the one before".to_vec();
             packet(tagged, &mut buffer);
-            buffer
+            buffer.split_off(14)
         };
         let comment = b"from x (pid 7), to y (pid 8)";
         assert!(packet(&tagged).windows(comment.len()).any(|bytes| bytes == comment));

@@ -13,11 +13,14 @@ use super::options::Options;
 use super::pcapng::{self, Statistics, Tagged};
 use super::summary::Noticed;
 
+/// So many bytes of packets are handed over at once.
+const BATCH: usize = 16 << 10;
+
 /// A stream, and what it is.
 pub(crate) struct Writer {
     stream: Stream,
-    /// For the next packet.
-    buffer: Vec<u8>,
+    /// Packets that are not handed over yet.
+    batch: Vec<u8>,
     start_ns: u64,
     delivered: u64,
 }
@@ -41,7 +44,7 @@ impl Writer {
             _ => {}
         }
         stream.sink.flush()?;
-        Ok(Some(Self { stream, buffer: Vec::new(), start_ns: now_ns, delivered: 0 }))
+        Ok(Some(Self { stream, batch: Vec::with_capacity(2 * BATCH), start_ns: now_ns, delivered: 0 }))
     }
 
     /// Whether it wants decoded headers, and not bytes.
@@ -65,18 +68,35 @@ impl Writer {
         if self.wants_lines() {
             return self.stream.sink.row(&Line::new((time_ns, wire_bytes, bytes.len()), decoded, noticed, flow));
         }
+        let before = self.batch.len();
         let mut tagged = Tagged { time_ns, wire_bytes, bytes, ..Tagged::default() };
         if self.stream.format == "pcap" {
-            pcapng::old_packet(&tagged, &mut self.buffer);
-            return self.stream.sink.bytes(&self.buffer);
+            pcapng::old_packet(&tagged, &mut self.batch);
+        } else {
+            let from = noticed.placed.map_or(0, |placed| placed.from);
+            let owners = [from, 1 - from].map(|side| flow.and_then(|flow| flow.owners[side].as_deref()));
+            tagged.ends = owners.map(|owner| owner.map(|owner| owner.label.as_str()));
+            tagged.pid = owners[0].or(owners[1]).map(|owner| owner.pid);
+            tagged.is_outgoing = decoded.is_outgoing;
+            pcapng::packet(&tagged, &mut self.batch);
         }
-        let from = noticed.placed.map_or(0, |placed| placed.from);
-        let owners = [from, 1 - from].map(|side| flow.and_then(|flow| flow.owners[side].as_deref()));
-        tagged.ends = owners.map(|owner| owner.map(|owner| owner.label.as_str()));
-        tagged.pid = owners[0].or(owners[1]).map(|owner| owner.pid);
-        tagged.is_outgoing = decoded.is_outgoing;
-        pcapng::packet(&tagged, &mut self.buffer);
-        self.stream.sink.bytes(&self.buffer)
+        if self.batch.len() as u64 > self.stream.sink.room() {
+            // All before it still fits, and it does not.
+            let last = self.batch.split_off(before);
+            self.hand_over()?;
+            return self.stream.sink.bytes(&last);
+        }
+        if self.batch.len() >= BATCH { self.hand_over() } else { Ok(()) }
+    }
+
+    /// Hands over the packets that were gathered.
+    fn hand_over(&mut self) -> io::Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let handed = self.stream.sink.bytes(&self.batch);
+        self.batch.clear();
+        handed
     }
 
     /// Writes out what is buffered: the agent may be killed while nothing comes.
@@ -85,6 +105,7 @@ impl Writer {
     ///
     /// When it cannot be written.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.hand_over()?;
         self.stream.sink.flush()
     }
 
@@ -94,6 +115,7 @@ impl Writer {
     ///
     /// When it cannot be written.
     pub(crate) fn end(mut self, counts: Counts, now_ns: u64) -> io::Result<()> {
+        self.hand_over()?;
         if self.stream.format == "pcapng" {
             let statistics = Statistics {
                 start_ns: self.start_ns,
