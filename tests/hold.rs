@@ -143,7 +143,10 @@ fn a_command_that_is_killed_is_lost_and_the_session_goes_on() {
 
 /// Kills the process with the number `pid` in the pod's pid namespace.
 fn kill_in(pod: &Pod, pid: u64) {
-    let outer = pid_of(pod, pid).unwrap_or_else(|| panic!("no process has the number {pid} in the pod"));
+    let (_, outer) = processes(pod)
+        .into_iter()
+        .find(|(inner, _)| *inner == pid)
+        .unwrap_or_else(|| panic!("no process has the number {pid} in the pod"));
     common::signal(outer.cast_unsigned(), nix::sys::signal::Signal::SIGKILL);
 }
 
@@ -478,18 +481,12 @@ fn a_session_after_one_that_was_killed_says_so() {
     container.stderr().wait_for("action.start", SOON).expect("its beginning");
     let first = std::thread::scope(|scope| {
         let first = scope.spawn(|| exec(&pod, &container, &["hold", "--ttl", "5m", "--session", "first"]));
-        let mut pid = None;
-        wait_until("the hold", SOON, || {
-            let status = exec(&pod, &container, &["status"]);
-            pid = status.json().ok().and_then(|status| rows(&status).last().and_then(|row| row["pid"].as_u64()));
-            pid.is_some()
-        });
-        // The hold came before the command that asked for it.
-        let hold = (1..pid.expect("a pid")).rev().find(|pid| {
-            let of = |pid: u64| pid_of(&pod, pid).map(|outer| std::fs::read(format!("/proc/{outer}/cmdline")));
-            matches!(of(*pid), Some(Ok(line)) if line.starts_with(b"agent\0hold\0"))
-        });
-        kill_in(&pod, hold.expect("the hold"));
+        wait_until("the hold", SOON, || exec(&pod, &container, &["status"]).exit_code == 0);
+        let is_hold = |outer: i32| {
+            std::fs::read(format!("/proc/{outer}/cmdline")).is_ok_and(|line| line.starts_with(b"agent\0hold\0"))
+        };
+        let hold = processes(&pod).into_iter().find(|(_, outer)| is_hold(*outer)).expect("the hold");
+        common::signal(hold.1.cast_unsigned(), nix::sys::signal::Signal::SIGKILL);
         first.join().expect("a thread")
     });
     let first = records(&first.stdout_text());
@@ -504,15 +501,18 @@ fn a_session_after_one_that_was_killed_says_so() {
     assert_eq!(second[0]["seq"], 0, "a chain of its own");
 }
 
-/// The number outside of the process with the number `pid` in the pod.
-fn pid_of(pod: &Pod, pid: u64) -> Option<i32> {
+/// The processes of the pod: their numbers in it, and outside.
+fn processes(pod: &Pod) -> Vec<(u64, i32)> {
     let target = pod.target_pid().as_raw_nonzero().get();
     let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    std::fs::read_dir("/proc").expect("proc").flatten().find_map(|entry| {
-        let outer: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
-        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-        let is_it = numbers.split_whitespace().last()?.parse() == Ok(pid) && namespace(outer)? == namespace(target)?;
-        is_it.then_some(outer)
-    })
+    let entries = std::fs::read_dir("/proc").expect("proc").flatten();
+    entries
+        .filter_map(|entry| {
+            let outer: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+            let inner = numbers.split_whitespace().last()?.parse().ok()?;
+            (namespace(outer)? == namespace(target)?).then_some((inner, outer))
+        })
+        .collect()
 }
