@@ -81,7 +81,6 @@ fn wrong_flags_are_usage_errors() {
         &["ps", "--pid", "0"],
         &["ps", "-o", "xml"],
         &["pss"],
-        &[],
         &["ps", "--pid", "1", "--name", "x"],
         &["ps", "--timeout", "soon"],
         &["ps", "--session", ""],
@@ -90,6 +89,13 @@ fn wrong_flags_are_usage_errors() {
         assert_eq!((answer.status, answer.stdout.as_slice()), (2, &b""[..]), "{args:?}");
         assert!(answer.stderr.len() > 10, "{args:?}: {}", answer.stderr);
     }
+}
+
+#[test]
+fn without_a_command_and_outside_of_a_container_there_is_nothing_to_hold() {
+    let answer = run([""; 0]);
+    assert_eq!((answer.status, answer.stdout.as_slice()), (1, &b""[..]));
+    assert!(answer.stderr.contains("run each command alone"), "{}", answer.stderr);
 }
 
 #[test]
