@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use agent_model::data::was_refused;
+use agent_model::data::{json_bytes, was_refused};
 use agent_model::{Cost, Data, Envelope, Gap, Observed, Seal, Shown};
 use agent_output::{Ended, Printed};
 use agent_session::redact::{Class, Classes, Counted, Redacted};
@@ -84,6 +84,13 @@ pub(crate) struct Look<'a> {
 
 /// So much of an answer, as JSON, is kept between the digest and the printing of it; more is serialized twice.
 const MOST_KEPT: usize = 4 << 20;
+
+/// About how many bytes the rows of `data` have as JSON, by the first and the last of them.
+fn expected_bytes(data: &dyn Data) -> u64 {
+    let count = data.row_count().unwrap_or(0);
+    let of = |at: usize| data.row(at).and_then(json_bytes).unwrap_or(0);
+    of(0).max(of(count.saturating_sub(1))) * count as u64
+}
 
 /// Data as it may be shown, and its JSON where that was kept.
 struct Known<'a> {
@@ -287,7 +294,11 @@ impl<'a> Look<'a> {
         // Where memory is short, time is not. What grows is there twice for a moment.
         let room = run.session().limits().rss_bytes.saturating_sub(allocator::live_bytes());
         let has_room = room / 4 >= MOST_KEPT as u64 && !run.session().reached().any(|limit| limit == Refusal::Memory);
-        let kept = if self.keeps_json && has_room { MOST_KEPT } else { 0 };
+        let kept = if self.keeps_json && has_room && expected_bytes(&*answer.data) <= MOST_KEPT as u64 {
+            MOST_KEPT
+        } else {
+            0
+        };
         // It counts anew what is removed.
         let sealed = |answer: &Answer| {
             let data = Redacted::new(&*answer.data, redactor, classes, place("data"));
