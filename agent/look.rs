@@ -92,6 +92,9 @@ fn expected_bytes(data: &dyn Data) -> u64 {
     of(0).max(of(count.saturating_sub(1))) * count as u64
 }
 
+/// And only where the agent has no more memory than this with it, in bytes.
+const WITHIN: u64 = 12 << 20;
+
 /// Data as it may be shown, and its JSON where that was kept.
 struct Known<'a> {
     data: Redacted<'a, dyn Data>,
@@ -291,14 +294,11 @@ impl<'a> Look<'a> {
         let known = || Arc::new(Classes::of(crate::schemas::of(command).as_value()));
         let classes = &**self.classes.get_or_insert_with(known);
         let place = |field| classes.field(Some(classes.root()), field);
-        // Where memory is short, time is not. What grows is there twice for a moment.
-        let room = run.session().limits().rss_bytes.saturating_sub(allocator::live_bytes());
-        let has_room = room / 4 >= MOST_KEPT as u64 && !run.session().reached().any(|limit| limit == Refusal::Memory);
-        let kept = if self.keeps_json && has_room && expected_bytes(&*answer.data) <= MOST_KEPT as u64 {
-            MOST_KEPT
-        } else {
-            0
-        };
+        // What grows is there twice for a moment. Where memory is short, time is not.
+        let with_json = allocator::live_bytes() + 2 * expected_bytes(&*answer.data);
+        let has_room = with_json <= WITHIN.min(run.session().limits().rss_bytes / 2)
+            && !run.session().reached().any(|limit| limit == Refusal::Memory);
+        let kept = if self.keeps_json && has_room { MOST_KEPT } else { 0 };
         // It counts anew what is removed.
         let sealed = |answer: &Answer| {
             let data = Redacted::new(&*answer.data, redactor, classes, place("data"));
