@@ -20,7 +20,7 @@ use std::time::Duration;
 use agent_model::RedactionLevel;
 use agent_session::Limits;
 use agent_session::audit::{Chain, Kind, hex};
-use agent_system::channel::{Channel, Listener, Peer};
+use agent_system::channel::{Channel, LONGEST_MESSAGE, Listener, Peer};
 use agent_system::interrupt::{Interrupted, Interrupts};
 use agent_system::own::{self, TerminationMessage};
 use agent_system::{Need, clock, confine};
@@ -381,7 +381,7 @@ impl Shared {
         state.standing.commands += 1;
         let action = state.standing.commands;
         let channel = channel.share().ok();
-        let command = command.to_owned();
+        let (name, command) = (command, command.to_owned());
         state.running.push(Running { action, command, channel, has_begun: false, has_ended: false });
         state.past.push_back(Past {
             action,
@@ -401,7 +401,9 @@ impl Shared {
             began: self.began.clone(),
             ..state.standing.clone()
         };
-        Ok(Welcome { action, standing, past: state.past.iter().cloned().collect(), ..self.welcome.clone() })
+        // Only who asks how it stands is told; and even `end` must get through, whatever was typed before.
+        let past = if standing::is_about_session(name) { fitting(&state.past) } else { Vec::new() };
+        Ok(Welcome { action, standing, past, ..self.welcome.clone() })
     }
 
     /// Ends the session: tells its commands, waits for them, and closes the audit.
@@ -443,6 +445,20 @@ impl Shared {
         }
         status
     }
+}
+
+/// The newest of `past` that have room in half a message.
+fn fitting(past: &VecDeque<Past>) -> Vec<Past> {
+    let mut left = LONGEST_MESSAGE / 2;
+    let fits = past.iter().rev().take_while(|past| {
+        let bytes = serde_json::to_vec(past).map_or(left, |json| json.len()) + 1;
+        let has_room = left >= bytes;
+        left = left.saturating_sub(bytes);
+        has_room
+    });
+    let mut newest: Vec<Past> = fits.cloned().collect();
+    newest.reverse();
+    newest
 }
 
 /// Who has connected.

@@ -438,6 +438,24 @@ fn many_commands_at_once_and_one_after_another_leave_nothing_behind() {
 }
 
 #[test]
+fn long_arguments_leave_room_for_the_next_command() {
+    let Some((pod, hold)) = held("long_arguments", &["--ttl", "5m"]) else { return };
+    let words: Vec<String> = (0..20).map(|at| format!("--param=p{at}={}", "x".repeat(400))).collect();
+    let arguments: Vec<&str> = ["run", "triage"].into_iter().chain(words.iter().map(String::as_str)).collect();
+    // Together far more than one message of the channel may hold.
+    for _ in 0..25 {
+        let output = exec(&pod, &hold, &arguments);
+        assert!(!output.stderr_text().contains("the hold"), "{}", output.stderr_text());
+    }
+    assert_eq!(exec(&pod, &hold, &["ps"]).exit_code, 0);
+    let status = answer(&exec(&pod, &hold, &["status"]));
+    assert_eq!(status["data"]["summary"]["commands"], 27);
+    let shown = rows(&status);
+    assert!((2..27).contains(&shown.len()), "as many as have room: {}", shown.len());
+    assert_eq!(shown.last().expect("itself")["action"], 27, "the newest");
+}
+
+#[test]
 fn where_nobody_reads_the_log_nothing_more_is_done() {
     let name = "where_nobody_reads_the_log";
     if !is_root() {

@@ -47,7 +47,7 @@ fn said() -> Result<Gathered<Listing<Past, Standing>>, Failure> {
 impl Collector for State {
     const NAME: &'static str = "status";
     const ABOUT: &'static str = "How the session of the hold stands: time left, what was used, who ran what";
-    const MANUAL: &'static str = "Rows are the last 100 commands of the session, the newest last.";
+    const MANUAL: &'static str = "Rows are the last commands of the session, 100 at most, the newest last.";
     const TARGET: TargetUse = TargetUse::None;
     type Options = NoOptions;
     type Data = Listing<Past, Standing>;
