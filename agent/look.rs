@@ -251,7 +251,7 @@ impl<'a> Look<'a> {
     /// Looks once.
     fn gather(&mut self) -> Result<Answer, Stopped> {
         let collected = (self.command.collect)(&self.run, self.matches);
-        self.run.settle();
+        agent_system::stop::settle();
         let mut gaps = std::mem::take(&mut self.noted);
         gaps.extend(self.run.refused());
         if self.is_stream_full.load(Relaxed) {

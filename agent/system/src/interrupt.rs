@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
-use crate::{Failure, Run};
+use crate::{Failure, Run, clock, stop};
 
 /// The signal that ended a look of this process, if one has.
 static CAME: AtomicI32 = AtomicI32::new(0);
@@ -34,6 +34,14 @@ pub enum Interrupted {
     Signal(&'static str),
     /// The target has ended.
     TargetExited,
+}
+
+/// What a wait came to.
+enum Waited {
+    Nothing,
+    /// The file can be read; or the caller is to ask again.
+    File,
+    Interrupted(Interrupted),
 }
 
 /// Waits for files, and for what ends a look early. SIGINT and SIGTERM are
@@ -90,26 +98,43 @@ impl Interrupts {
     }
 
     fn wait_for(&mut self, file: Option<BorrowedFd<'_>>, patience: Duration) -> Option<Interrupted> {
+        let until_us = clock::boot_us().saturating_add(u64::try_from(patience.as_micros()).unwrap_or(u64::MAX));
+        loop {
+            let left = Duration::from_micros(until_us.saturating_sub(clock::boot_us()));
+            let step = stop::step(left);
+            match self.wait_at_once(file, step) {
+                Waited::Nothing if step < left => stop::settle(),
+                Waited::Nothing | Waited::File => return None,
+                Waited::Interrupted(interrupted) => return Some(interrupted),
+            }
+        }
+    }
+
+    fn wait_at_once(&mut self, file: Option<BorrowedFd<'_>>, patience: Duration) -> Waited {
         let patience = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: patience.subsec_nanos().into() };
-        let (has_signal, has_exited) = {
+        let (has_signal, has_exited, has_file) = {
             let mut files = vec![PollFd::new(&self.signals, PollFlags::IN)];
             let has_target = self.target.is_some();
             files.extend(self.target.as_ref().map(|target| PollFd::from_borrowed_fd(target.as_fd(), PollFlags::IN)));
             files.extend(file.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN)));
             // EINTR: the caller asks again.
             if poll(&mut files, Some(&patience)).is_err() {
-                return None;
+                return Waited::File;
             }
             let ready = |at: usize| files.get(at).is_some_and(|file| !file.revents().is_empty());
-            (ready(0), has_target && ready(1))
+            (ready(0), has_target && ready(1), file.is_some() && ready(files.len() - 1))
         };
         if has_signal && let Ok(Some(signal)) = self.signals.read_signal() {
             self.has_come = true;
             CAME.store(signal.ssi_signo as i32, Relaxed);
             let name = Signal::try_from(signal.ssi_signo as i32).map_or("signal", Signal::as_str);
-            return Some(Interrupted::Signal(name));
+            return Waited::Interrupted(Interrupted::Signal(name));
         }
-        has_exited.then_some(Interrupted::TargetExited)
+        match (has_exited, has_file) {
+            (true, _) => Waited::Interrupted(Interrupted::TargetExited),
+            (false, true) => Waited::File,
+            (false, false) => Waited::Nothing,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use agent_session::Access;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::{Failure, Process};
+use crate::{Failure, Process, stop};
 
 /// The memory of a process, open for reading.
 ///
@@ -43,6 +43,7 @@ impl Memory<'_> {
     /// When the process is gone, or reading fails for another reason than a
     /// missing page.
     pub fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Failure> {
+        stop::settle();
         if let Some(refusal) = self.process.run().held_too_long() {
             return Err(self.process.failure("mem", refusal));
         }

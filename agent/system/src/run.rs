@@ -74,7 +74,6 @@ pub struct Run {
     /// How many threads are held, and since when one is, in microseconds.
     held: AtomicU32,
     held_since_us: AtomicU64,
-    owed: Mutex<Vec<nix::unistd::Pid>>,
     memo: Memo,
 }
 
@@ -112,7 +111,6 @@ impl Run {
             asked: AtomicU32::new(0),
             held: AtomicU32::new(0),
             held_since_us: AtomicU64::new(0),
-            owed: Mutex::default(),
             memo: Memo::default(),
         };
         if run.looks_in {
@@ -177,6 +175,7 @@ impl Run {
 
     /// Asks the session whether `path` may be touched, and records it.
     pub(crate) fn permit(&self, access: Access, path: &dyn Display) -> Result<(), Refusal> {
+        stop::settle();
         self.keep_to_share();
         self.session.permit(access, path, self.usage())
     }
@@ -204,7 +203,7 @@ impl Run {
             if pause_us == 0 || self.session.is_over(now_us) {
                 return;
             }
-            std::thread::sleep(Duration::from_micros(pause_us.min(LONGEST_PAUSE_US)));
+            stop::sleep(Duration::from_micros(pause_us.min(LONGEST_PAUSE_US)));
         }
     }
 
@@ -428,16 +427,5 @@ impl Run {
     /// How the target is reached.
     pub fn approach(&self) -> Approach {
         *lock(&self.approach)
-    }
-
-    /// Remembers a thread that was interrupted and has not stopped yet.
-    pub(crate) fn owe(&self, pid: nix::unistd::Pid) {
-        lock(&self.owed).push(pid);
-    }
-
-    /// Lets go of the threads that stopped too late. Those that still have not
-    /// are let go of by the kernel when the agent ends.
-    pub fn settle(&self) {
-        lock(&self.owed).retain(|pid| !stop::settle(*pid));
     }
 }

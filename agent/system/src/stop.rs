@@ -7,13 +7,13 @@
 //! makes system calls that are never restarted (`epoll_wait`, `recv` with a
 //! time-out, `semop`) return EINTR, so whoever can do without one should.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use agent_session::{Access, Refusal};
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::ptrace;
-use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::{Cause, Failure, Process, clock};
@@ -29,8 +29,9 @@ pub struct Stopped<'r> {
     process: Process<'r>,
     tid: Pid,
     since_us: u64,
-    /// A signal that was on its way when the thread stopped: it is passed on.
-    signal: Option<Signal>,
+    /// A signal that was on its way when the thread stopped, by its number, or 0: it is
+    /// passed on.
+    signal: i32,
     /// Its registers.
     pub registers: Registers,
 }
@@ -42,8 +43,8 @@ impl<'r> Process<'r> {
     /// # Errors
     ///
     /// When it may not be traced, has a tracer already, is gone, or did not stop in
-    /// time (it sleeps uninterruptibly): then it is let go of as soon as it stops,
-    /// at the latest when the agent ends.
+    /// time (it sleeps uninterruptibly): then it is let go of as soon as it stops
+    /// ([`settle`]), at the latest when the agent ends.
     pub fn stop(&self, tid: u32, patience: Duration) -> Result<Stopped<'r>, Failure> {
         let name = format!("task/{tid}");
         let fail = |cause: Cause| {
@@ -69,7 +70,7 @@ impl<'r> Process<'r> {
             Waited::Stopped(signal, since_us) => (signal, since_us),
             Waited::Gone => return Err(fail(Cause::Exited)),
             Waited::Late => {
-                self.run().owe(pid);
+                OWED.with_borrow_mut(|owed| owed.push(pid));
                 return Err(fail(Cause::Timeout("the thread did not stop: it sleeps uninterruptibly")));
             }
         };
@@ -101,25 +102,54 @@ fn registers(_: Pid) -> Result<Registers, Errno> {
 enum Waited {
     /// The signal to pass on, and when the thread was not yet seen to be held: it was
     /// held for no longer than since then.
-    Stopped(Option<Signal>, u64),
+    Stopped(i32, u64),
     Gone,
     Late,
 }
 
+/// What wait4(2) says of a tracee.
+enum State {
+    Running,
+    /// It is held; the signal that was on its way to it, or 0.
+    Stopped(i32),
+    Gone,
+}
+
+/// Asks without waiting. The number of a signal is taken as it is: nix knows those
+/// below SIGRTMIN alone, and returns EINVAL for a status that is consumed by then.
+fn state(pid: Pid) -> State {
+    let mut status = 0;
+    let flags = libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG;
+    // SAFETY: `status` outlives the call, which writes nothing else.
+    match unsafe { libc::waitpid(pid.as_raw(), &raw mut status, flags) } {
+        0 => State::Running,
+        -1 if Errno::last() == Errno::EINTR => State::Running,
+        -1 => State::Gone,
+        _ if !libc::WIFSTOPPED(status) => State::Gone,
+        // PTRACE_EVENT_STOP: our interrupt, or a group-stop that it keeps.
+        _ if status >> 16 != 0 => State::Stopped(0),
+        _ => State::Stopped(libc::WSTOPSIG(status)),
+    }
+}
+
+/// PTRACE_DETACH with a signal of any number; nix takes those below SIGRTMIN alone.
+fn detach(pid: Pid, signal: i32) {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    let signal = std::ptr::without_provenance_mut::<libc::c_void>(signal.unsigned_abs() as usize);
+    // ESRCH: it was killed meanwhile. There is nothing else to do then.
+    // SAFETY: PTRACE_DETACH takes a number for each of these two and follows neither.
+    let _ = unsafe { libc::ptrace(libc::PTRACE_DETACH, pid.as_raw(), nothing, signal) };
+}
+
 fn wait_for_stop(pid: Pid, since_us: u64, until_us: u64) -> Waited {
-    let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
     let mut turns = 0_u32;
     let mut since_us = since_us;
     loop {
         let asked_us = clock::boot_us();
-        match waitpid(pid, Some(flags)) {
-            // PTRACE_EVENT_STOP: our interrupt, or a group-stop that it keeps.
-            Ok(WaitStatus::PtraceEvent(..)) => return Waited::Stopped(None, since_us),
-            Ok(WaitStatus::Stopped(_, signal)) => return Waited::Stopped(Some(signal), since_us),
-            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD | Errno::ESRCH) => {
-                return Waited::Gone;
-            }
-            Ok(_) | Err(_) => {}
+        match state(pid) {
+            State::Stopped(signal) => return Waited::Stopped(signal, since_us),
+            State::Gone => return Waited::Gone,
+            State::Running => {}
         }
         since_us = asked_us;
         if asked_us >= until_us {
@@ -134,13 +164,46 @@ fn wait_for_stop(pid: Pid, since_us: u64, until_us: u64) -> Waited {
     }
 }
 
-/// Lets go of `pid` if it has stopped by now; true when nothing is owed to it.
-pub(crate) fn settle(pid: Pid) -> bool {
-    match waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
-        Ok(WaitStatus::StillAlive) => false,
-        Ok(WaitStatus::Stopped(_, signal)) => ptrace::detach(pid, signal).is_ok(),
-        Ok(WaitStatus::PtraceEvent(..)) => ptrace::detach(pid, None).is_ok(),
-        Ok(_) | Err(_) => true,
+thread_local! {
+    /// Threads that were interrupted and have not stopped yet. A tracee belongs to the
+    /// thread that has seized it, and not to the command: that may be over by then.
+    static OWED: RefCell<Vec<Pid>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How long a thread that has stopped too late may wait to be let go of.
+const SOON: Duration = Duration::from_millis(2);
+
+/// Lets go of the threads that have stopped too late. Every access and every wait comes
+/// by here, so that they are not held until the command is over.
+pub fn settle() {
+    OWED.with_borrow_mut(|owed| {
+        owed.retain(|pid| match state(*pid) {
+            State::Running => true,
+            State::Stopped(signal) => {
+                detach(*pid, signal);
+                false
+            }
+            State::Gone => false,
+        });
+    });
+}
+
+/// How much of `time` may go by at once: little while a thread may stop that has to be
+/// let go of.
+pub(crate) fn step(time: Duration) -> Duration {
+    if OWED.with_borrow(Vec::is_empty) { time } else { time.min(SOON) }
+}
+
+/// Lets `time` go by.
+pub(crate) fn sleep(time: Duration) {
+    let until_us = clock::boot_us().saturating_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    loop {
+        let left_us = until_us.saturating_sub(clock::boot_us());
+        if left_us == 0 {
+            return;
+        }
+        std::thread::sleep(step(Duration::from_micros(left_us)));
+        settle();
     }
 }
 
@@ -157,8 +220,7 @@ impl Stopped<'_> {
         if since == 0 {
             return 0;
         }
-        // ESRCH: it was killed meanwhile. There is nothing else to do then.
-        let _ = ptrace::detach(self.tid, self.signal);
+        detach(self.tid, self.signal);
         let held = clock::boot_us().saturating_sub(since);
         self.process.run().hold_ends(held);
         held
@@ -170,3 +232,6 @@ impl Drop for Stopped<'_> {
         self.let_go();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use agent_session::Refusal;
 
-use crate::{Cause, Failure, Run, clock};
+use crate::{Cause, Failure, Run, clock, stop};
 
 impl Run {
     /// Waits for `time`.
@@ -22,7 +22,7 @@ impl Run {
         if self.session().is_over(clock::boot_us().saturating_add(time_us)) {
             return Err(fail(self.session().reach(Refusal::Deadline).into()));
         }
-        std::thread::sleep(time);
+        stop::sleep(time);
         Ok(())
     }
 }

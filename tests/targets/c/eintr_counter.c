@@ -1,21 +1,31 @@
 /* Threads in system calls that a stop interrupts for good (signal(7), "Interruption of system calls and library
- * functions by stop signals"): epoll_wait, recvfrom with SO_RCVTIMEO and semtimedop return EINTR where the caller had no
- * signal handler at all, and nanosleep, which the kernel restarts, does not. Each counts its EINTRs and calls again.
+ * functions by stop signals"): epoll_wait, recvfrom and accept4 with SO_RCVTIMEO, semtimedop, rt_sigtimedwait, and reading
+ * an inotify descriptor return EINTR where the caller had no signal handler at all; and in others, which the kernel calls
+ * again by itself: nanosleep, poll, select, futex, wait4, flock, and reading a pipe. Each counts its EINTRs and calls again.
  *
  * Truth: tid, name, syscall, eintr (how often it was interrupted: 0 at first). After each line on standard input it says
  * the same again, with the counts of then, and "ready".
  */
 #include "truth.h"
 
+#include <linux/futex.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/epoll.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/ipc.h>
+#include <sys/select.h>
 #include <sys/sem.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <time.h>
 
-static int epoll, pair[2], semaphore;
+static int epoll, pair[2], semaphore, listener, notes, empty_pipe[2], locked;
+static pid_t child_that_stays;
+static unsigned futex;
+static const struct timespec LONG = {1000000, 0};
 
 static long epoll_one(void)
 {
@@ -36,17 +46,82 @@ static long recv_one(void)
 
 static long sleep_long(void)
 {
-    const struct timespec time = {1000000, 0};
+    return syscall(SYS_nanosleep, &LONG, NULL);
+}
 
-    return syscall(SYS_nanosleep, &time, NULL);
+static long accept_one(void)
+{
+    return syscall(SYS_accept4, listener, NULL, NULL, 0);
+}
+
+static long wait_signal(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR2);
+    return syscall(SYS_rt_sigtimedwait, &set, NULL, &LONG, 8);
+}
+
+static long read_notes(void)
+{
+    char note[sizeof(struct inotify_event) + 256];
+
+    return read(notes, note, sizeof note);
+}
+
+static long poll_one(void)
+{
+    struct pollfd one = {.fd = empty_pipe[0], .events = POLLIN};
+    struct timespec time = LONG;
+
+    return syscall(SYS_ppoll, &one, 1, &time, NULL, 8);
+}
+
+static long select_one(void)
+{
+    fd_set set;
+    struct timespec time = LONG;
+
+    FD_ZERO(&set);
+    FD_SET(empty_pipe[0], &set);
+    return syscall(SYS_pselect6, empty_pipe[0] + 1, &set, NULL, NULL, &time, NULL);
+}
+
+static long wait_futex(void)
+{
+    return syscall(SYS_futex, &futex, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+}
+
+static long wait_child(void)
+{
+    return syscall(SYS_wait4, child_that_stays, NULL, 0, NULL);
+}
+
+static long lock_file(void)
+{
+    static _Thread_local int again;
+    char path[64];
+
+    if (again == 0) {
+        snprintf(path, sizeof path, "/proc/self/fd/%d", locked);
+        again = open(path, O_RDWR | O_CLOEXEC);
+    }
+    return flock(again, LOCK_EX);
+}
+
+static long read_pipe(void)
+{
+    char byte;
+
+    return read(empty_pipe[0], &byte, 1);
 }
 
 static long take_semaphore(void)
 {
     struct sembuf take = {.sem_op = -1};
-    const struct timespec time = {1000000, 0};
 
-    return semtimedop(semaphore, &take, 1, &time);
+    return semtimedop(semaphore, &take, 1, &LONG);
 }
 
 static struct worker {
@@ -64,6 +139,15 @@ static struct worker {
     {"recvfrom", recv_one, SYS_recvfrom, 0, 0},
     {"nanosleep", sleep_long, SYS_nanosleep, 0, 0},
     {"semtimedop", take_semaphore, SYS_semtimedop, 0, 0},
+    {"accept4", accept_one, SYS_accept4, 0, 0},
+    {"rt_sigtimedwait", wait_signal, SYS_rt_sigtimedwait, 0, 0},
+    {"read", read_notes, SYS_read, 0, 0},
+    {"ppoll", poll_one, SYS_ppoll, 0, 0},
+    {"pselect6", select_one, SYS_pselect6, 0, 0},
+    {"futex", wait_futex, SYS_futex, 0, 0},
+    {"wait4", wait_child, SYS_wait4, 0, 0},
+    {"flock", lock_file, SYS_flock, 0, 0},
+    {"read", read_pipe, SYS_read, 0, 0},
 };
 #define COUNT (sizeof workers / sizeof *workers)
 
@@ -105,6 +189,37 @@ static void remove_afterwards(void)
     }
 }
 
+static void prepare(void)
+{
+    const struct timeval time = {1000000, 0};
+    struct sockaddr_un any = {.sun_family = AF_UNIX};
+    pid_t parent = getpid();
+
+    epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) != 0
+        || setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time) != 0)
+        fail("socketpair");
+    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (bind(listener, (struct sockaddr *)&any, sizeof any.sun_family) != 0 || listen(listener, 1) != 0
+        || setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time) != 0)
+        fail("bind");
+    notes = inotify_init1(IN_CLOEXEC);
+    locked = (int)syscall(SYS_memfd_create, "locked", 1);
+    if (pipe2(empty_pipe, O_CLOEXEC) != 0 || locked < 0 || flock(locked, LOCK_EX) != 0)
+        fail("flock");
+    child_that_stays = fork();
+    if (child_that_stays == 0) {
+        end_with_parent(parent);
+        prctl(PR_SET_NAME, "child");
+        for (;;)
+            pause();
+    }
+    semaphore = semget(IPC_PRIVATE, 1, 0600);
+    if (semaphore < 0)
+        fail("semget");
+    remove_afterwards();
+}
+
 static void report(void)
 {
     for (size_t i = 0; i < COUNT; i++)
@@ -115,17 +230,9 @@ static void report(void)
 
 int main(void)
 {
-    const struct timeval time = {1000000, 0};
     pthread_t thread;
 
-    epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) != 0
-        || setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time) != 0)
-        fail("socketpair");
-    semaphore = semget(IPC_PRIVATE, 1, 0600);
-    if (semaphore < 0)
-        fail("semget");
-    remove_afterwards();
+    prepare();
     for (size_t i = 0; i < COUNT; i++) {
         if (pthread_create(&thread, NULL, worker_main, &workers[i]) != 0)
             fail("pthread_create");

@@ -52,8 +52,9 @@ pub struct Frame {
     /// the frame of a signal, else `return_address`.
     #[schemars(extend("x-class" = "word"))]
     pub kind: &'static str,
-    /// How it was found: `registers`, `call_frame_info` (exact), `frame_pointer` (a
-    /// guess that fits), …
+    /// How it was found: `registers`, `call_frame_info` (exact), `frame_size` (that, with
+    /// a frame pointer that was worked out and confirmed), `frame_pointer` (a guess that
+    /// fits), …
     #[schemars(extend("x-class" = "word"))]
     pub found_by: &'static str,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use agent_model::Text;
 use agent_system::memory::Memory;
-use agent_system::parse::{self, Blocked, Doing};
+use agent_system::parse::{self, Blocked, Call, Doing};
 use agent_system::stop::Stopped;
 use agent_system::{Cause, Directory, Failure, Process, clock};
 
@@ -44,7 +44,8 @@ impl Method {
 pub enum StopPolicy {
     /// Not at all.
     Never,
-    /// Where its stack cannot be read otherwise.
+    /// Where its stack cannot be read otherwise, and its system call does not notice
+    /// ([`goes_on_after_a_stop`]).
     Auto,
     /// Where it runs: a thread that is blocked is not disturbed for a better stack.
     OnlyRunning,
@@ -73,8 +74,9 @@ impl Seen {
     }
 }
 
-/// How often a thread that keeps moving is tried again without a stop.
-const TRIES: usize = 3;
+/// How often a thread that keeps moving is tried again without a stop. It is not held
+/// for moving: at that moment it may be in a call that would return EINTR.
+const TRIES: usize = 12;
 
 /// How long is waited for a thread to stop. One that does not sleeps
 /// uninterruptibly.
@@ -184,8 +186,14 @@ impl<'r> Looker<'_, 'r> {
         let is_gone = seen.failure.as_ref().is_some_and(Failure::is_exited);
         let may_stop = match self.policy {
             StopPolicy::Never => false,
-            StopPolicy::Auto => true,
             StopPolicy::OnlyRunning => seen.doing == Some(Doing::Running),
+            StopPolicy::Auto => match seen.doing {
+                Some(Doing::Running) => true,
+                Some(Doing::Blocked(blocked)) => {
+                    blocked.call.is_none_or(|call| goes_on_after_a_stop(call, seen.wait.as_ref()))
+                }
+                None => false,
+            },
         };
         if !is_good && !is_gone && may_stop {
             match self.hold(tid, 0) {
@@ -203,12 +211,19 @@ impl<'r> Looker<'_, 'r> {
     }
 
     /// Looks at all of `threads` at one instant: none is let go of before all are
-    /// held. One that cannot be held is read as it is meanwhile.
-    pub fn look_at_all(&mut self, threads: &[(u32, Directory<'r>)]) -> Vec<Seen> {
+    /// held. One that cannot be held is read as it is meanwhile; so is one of which
+    /// `stats` says that it would not stop.
+    pub fn look_at_all(&mut self, threads: &[(u32, Directory<'r>)], stats: &[parse::Stat]) -> Vec<Seen> {
         let mut all: Vec<Seen> = threads.iter().map(|(_, thread)| self.without_stop(thread)).collect();
         let mut held: Vec<Option<Held<'r>>> = Vec::with_capacity(threads.len());
         let begin_us = clock::boot_us();
-        for ((tid, _), seen) in threads.iter().zip(&mut all) {
+        for (((tid, _), stat), seen) in threads.iter().zip(stats).zip(&mut all) {
+            if !can_stop(stat.state) {
+                let path = format!("ptrace({tid})");
+                seen.failure = Some(Failure::new(path.as_str(), Cause::Unsupported(CANNOT_STOP)));
+                held.push(None);
+                continue;
+            }
             held.push(match self.hold(*tid, clock::boot_us() - begin_us) {
                 Ok(held) => Some(held),
                 Err(failure) => {
@@ -310,6 +325,37 @@ impl<'r> Looker<'_, 'r> {
             seen.doing = seen.doing.or(doing);
             seen.failure = None;
         }
+    }
+}
+
+/// Why a thread was not held for a look at one instant.
+const CANNOT_STOP: &str = "the thread sleeps uninterruptibly or has ended: it was not held with the others";
+
+/// Whether a thread in that state (the letter of `stat`) stops when it is asked to: what
+/// sleeps uninterruptibly does not, and what has ended has nothing to.
+pub fn can_stop(state: u8) -> bool {
+    !matches!(state, b'D' | b'Z' | b'X')
+}
+
+/// Whether a stop leaves the system call as it was: the kernel calls it again by itself,
+/// and the caller sees nothing of it. The others return EINTR, always (`epoll_wait`,
+/// `semtimedop`) or on some descriptors (`recv` with a time-out): signal(7),
+/// "Interruption of system calls and library functions by stop signals"; in the kernel,
+/// those that return ERESTARTSYS, ERESTARTNOHAND or ERESTART_RESTARTBLOCK.
+fn goes_on_after_a_stop(call: Call, wait: Option<&Wait>) -> bool {
+    let Some(call) = usize::try_from(call.number).ok().and_then(Sysno::new) else { return false };
+    match call.name() {
+        "nanosleep" | "clock_nanosleep" | "restart_syscall" | "pause" | "rt_sigsuspend" | "wait4" | "waitid"
+        | "poll" | "ppoll" | "select" | "pselect6" | "flock" => true,
+        "futex" => {
+            let futex = wait.and_then(|wait| wait.futex.as_ref());
+            futex.is_some_and(|futex| matches!(futex.operation, "wait" | "wait_bitset"))
+        }
+        "read" | "write" | "readv" | "writev" => wait.is_some_and(|wait| {
+            let is_pipe = |target: &Text| target.as_str().starts_with("pipe:[");
+            wait.descriptors.iter().all(|one| one.target.as_ref().is_some_and(is_pipe))
+        }),
+        _ => false,
     }
 }
 

@@ -20,7 +20,7 @@ use syscalls::Sysno;
 use crate::code::CodeMap;
 use crate::frame::frames;
 use crate::locks;
-use crate::look::{Looker, Method, Seen, Stillness, StopPolicy, Waits};
+use crate::look::{Looker, Method, Seen, Stillness, StopPolicy, Waits, can_stop};
 use crate::unwind::{EndReason, Unwound};
 
 pub use row::{Row, Summary, Thread};
@@ -37,7 +37,8 @@ pub struct Stacks;
 enum Stop {
     /// Never: a running thread then has no stack
     Never,
-    /// A running thread, or one whose stack cannot be read otherwise
+    /// A running thread, or one whose stack cannot be read otherwise and whose system
+    /// call goes on by itself
     Auto,
     /// All threads, until all of them are held: the stacks are of one instant
     Consistent,
@@ -222,9 +223,12 @@ impl<'r> Dump<'_, 'r> {
                 threads.push((*tid, thread));
             }
         }
-        let all = self.looker(inside, StopPolicy::Auto).look_at_all(&threads);
+        let all = self.looker(inside, StopPolicy::Auto).look_at_all(&threads, &stats);
         let seen = threads.iter().zip(stats).zip(all);
-        seen.map(|(((tid, thread), stat), seen)| self.row(*tid, thread, &stat, seen, Some(inside))).collect()
+        let rows =
+            seen.map(|(((tid, thread), stat), seen)| self.row(*tid, thread, &stat, seen, Some(inside))).collect();
+        self.gaps.extend(inside.code.take_limits());
+        rows
     }
 
     fn looker<'b>(&'b self, inside: &'b mut Inside<'r>, policy: StopPolicy) -> Looker<'b, 'r> {
@@ -252,8 +256,7 @@ impl<'r> Dump<'_, 'r> {
         thread.read_piece("stat", &mut buffer).ok()?;
         let stat = parse::stat(&buffer)?;
         let policy = match self.options.stop {
-            // What sleeps uninterruptibly does not stop, and a zombie has nothing to.
-            Stop::Auto | Stop::Consistent if !matches!(stat.state, b'D' | b'Z' | b'X') => StopPolicy::Auto,
+            Stop::Auto | Stop::Consistent if can_stop(stat.state) => StopPolicy::Auto,
             _ => StopPolicy::Never,
         };
         let mut inside = inside;
@@ -366,20 +369,27 @@ pub(crate) fn call_name(call: Call) -> Text {
     }
 }
 
+/// What would give a blocked thread all of its registers, and at what price.
+const HOLD_IT: &str = "hold it for a moment, which may make its system call return EINTR: --stop=consistent --tid";
+
 /// The gap for a stack that does not reach its outermost frame.
 fn why_incomplete(seen: &Seen, state: u8) -> Option<Gap> {
     let Some(stack) = &seen.stack else {
-        let is_running = seen.doing == Some(Doing::Running) || state == b'R';
-        return (is_running && seen.failure.is_none()).then(|| {
-            Gap::new("/frames", Reason::Incomplete)
-                .detail("the thread runs, and was not to be held")
-                .remedy("allow it with --stop=auto")
+        if seen.failure.is_some() || seen.doing.is_none() {
+            return None;
+        }
+        let gap = Gap::new("/frames", Reason::Incomplete);
+        return Some(if seen.doing == Some(Doing::Running) || state == b'R' {
+            gap.detail("the thread runs, and was not to be held").remedy("allow it with --stop=auto")
+        } else {
+            gap.detail("the thread went from one system call to the next while it was read").remedy(HOLD_IT)
         });
     };
     let (reason, remedy) = match stack.end {
         EndReason::Root if stack.is_complete() => return None,
         EndReason::Truncated => (Reason::LimitReached, Some("ask for more with --max-frames")),
-        EndReason::NeedsRegister { .. } => (Reason::Incomplete, Some("allow a short stop with --stop=auto")),
+        EndReason::Root | EndReason::MalformedUnwindInfo { .. } => (Reason::Incomplete, None),
+        _ if seen.method == Method::NoStop => (Reason::Incomplete, Some(HOLD_IT)),
         _ => (Reason::Incomplete, None),
     };
     let mut gap = Gap::new("/frames", reason).detail(match stack.end {

@@ -43,6 +43,8 @@
 //! stack with [`EndReason::NeedsRegister`], and the frames before it stand.
 //! That is what makes unwinding without a stop safe: the frame pointer of a
 //! thread blocked in a system call is not to be had, and code at `-O0` needs it.
+//! It is made up for by the size of the function's frame, where that is certain
+//! (`prologue.rs`): such a frame says [`FoundBy::FrameSize`].
 //!
 //! Where no call frame information covers an address (code that a runtime made,
 //! Go, musl), the frame pointer is followed if it is known and if all that can
@@ -71,6 +73,7 @@ mod cache;
 mod differential;
 mod fallback;
 mod memory;
+mod prologue;
 mod rule;
 mod stack;
 mod tables;
@@ -84,7 +87,8 @@ pub use x86_64::Register;
 use cache::Cache;
 use fallback::Code;
 use memory::Memory;
-use rule::Rule;
+use prologue::Prologues;
+use rule::{Plain, Rule};
 use tables::{Entry, Tables};
 
 /// Frames of one stack, whatever the caller asks for.
@@ -166,6 +170,7 @@ pub struct Unwinder<'s> {
     /// Sorted by start.
     modules: Vec<Module<'s>>,
     cache: Cache,
+    prologues: Prologues,
     scratch: Scratch,
 }
 
@@ -203,6 +208,7 @@ impl<'s> Unwinder<'s> {
     /// Removes the module whose code starts at `start` (dlclose(3)).
     pub fn remove_module(&mut self, start: u64) {
         self.modules.retain(|module| module.avma.start != start);
+        self.prologues = Prologues::default();
         self.cache.clear();
     }
 
@@ -283,7 +289,14 @@ impl<'s> Unwinder<'s> {
             }
         };
         match rule {
-            Rule::Plain(plain) => plain.apply(registers, memory).map(|()| (FoundBy::CallFrameInfo, false)),
+            Rule::Plain(plain) => match plain.apply(registers, memory) {
+                Err(needs) if needs.needs_frame_pointer() => {
+                    let found = self.frame_pointer(lookup, plain, registers, memory).ok_or(needs)?;
+                    registers.set(Register::FRAME_POINTER, found);
+                    plain.apply(registers, memory).map(|()| (FoundBy::FrameSize, false))
+                }
+                applied => applied.map(|()| (FoundBy::CallFrameInfo, false)),
+            },
             Rule::Evaluate => {
                 // The scratch holds the entry only if it was loaded just now.
                 self.load(lookup).ok_or(EndReason::NotCode { avma })?;
@@ -299,11 +312,7 @@ impl<'s> Unwinder<'s> {
                 Ok((FoundBy::SignalContext, true))
             }
             Rule::Missing => {
-                let code = |avma| match self.module_at(avma).map(|at| &self.modules[at].tables) {
-                    None => Code::None,
-                    Some(None) => Code::Generated,
-                    Some(Some(_)) => Code::Compiled,
-                };
+                let code = |avma| code_at(&self.modules, avma);
                 if frame.kind == FrameKind::Pc && fallback::step_from_leaf(registers, memory, code) {
                     return Ok((FoundBy::TopOfStack, false));
                 }
@@ -333,9 +342,44 @@ impl<'s> Unwinder<'s> {
         self.module_at(avma).map_or(0, |at| self.modules[at].bias)
     }
 
+    /// The frame pointer of a function that keeps one, where it is not known: by the size of
+    /// its frame.
+    fn frame_pointer<F>(
+        &mut self,
+        lookup: u64,
+        rule: Plain,
+        registers: &Registers,
+        memory: &mut Memory<F>,
+    ) -> Option<u64>
+    where
+        F: FnMut(u64) -> Result<u64, ()>,
+    {
+        let saved = rule.saved_below_frame_pointer()?;
+        self.load(lookup)?;
+        let function = {
+            let fde = self.scratch.entry.fde().ok()?;
+            let start = fde.initial_address().wrapping_add(self.bias_at(lookup));
+            start..start.checked_add(fde.len())?
+        };
+        let modules = &self.modules;
+        self.prologues.frame_pointer(&function, registers.sp(), saved, memory, |avma| code_at(modules, avma))
+    }
+
     fn module_at(&self, avma: u64) -> Option<usize> {
-        let after = self.modules.partition_point(|module| module.avma.start <= avma);
-        let at = after.checked_sub(1)?;
-        self.modules[at].avma.contains(&avma).then_some(at)
+        module_at(&self.modules, avma)
+    }
+}
+
+fn module_at(modules: &[Module<'_>], avma: u64) -> Option<usize> {
+    let after = modules.partition_point(|module| module.avma.start <= avma);
+    let at = after.checked_sub(1)?;
+    modules[at].avma.contains(&avma).then_some(at)
+}
+
+fn code_at(modules: &[Module<'_>], avma: u64) -> Code {
+    match module_at(modules, avma).map(|at| &modules[at].tables) {
+        None => Code::None,
+        Some(None) => Code::Generated,
+        Some(Some(_)) => Code::Compiled,
     }
 }

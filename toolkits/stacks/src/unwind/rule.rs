@@ -109,6 +109,22 @@ impl Plain {
         (!from_cfa || plain.base.is_none()).then_some(plain)
     }
 
+    /// Whether it is the rule of a function that keeps a frame pointer: what it has saved
+    /// below that, in bytes.
+    pub(super) fn saved_below_frame_pointer(&self) -> Option<u64> {
+        if self.cfa_register != Register::FRAME_POINTER
+            || self.cfa_offset != 16
+            || self.in_memory
+            || self.base.is_some()
+        {
+            return None;
+        }
+        let saved = CALLEE_SAVED.into_iter().zip(self.places);
+        let lowest = saved.filter(|(one, _)| self.saved >> *one as u8 & 1 == 1).map(|(_, place)| place).min();
+        // The frame pointer lies two words below the CFA.
+        lowest.map_or(Some(0), |place| u64::try_from(-i64::from(place) - 2).ok()).map(|words| words * 8)
+    }
+
     /// Turns the registers of a frame into those of its caller.
     pub(super) fn apply<F>(&self, registers: &mut Registers, memory: &mut Memory<F>) -> Result<(), EndReason>
     where

@@ -35,6 +35,10 @@ pub enum FoundBy {
     Registers,
     /// By call frame information.
     CallFrameInfo,
+    /// By call frame information, with a frame pointer that was not known: the function's
+    /// first instructions say how far it lies above the stack pointer, and the call before
+    /// the return address that is there leads to the function.
+    FrameSize,
     /// By what the kernel saved for a signal handler, without call frame
     /// information.
     SignalContext,
@@ -53,6 +57,7 @@ impl FoundBy {
         match self {
             Self::Registers => "registers",
             Self::CallFrameInfo => "call_frame_info",
+            Self::FrameSize => "frame_size",
             Self::SignalContext => "signal_context",
             Self::TopOfStack => "top_of_stack",
             Self::FramePointer => "frame_pointer",
@@ -189,7 +194,7 @@ impl Unwound {
     /// Every frame follows from the one before, none was guessed.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        use FoundBy::{CallFrameInfo, Registers, SignalContext};
-        self.frames.iter().all(|frame| matches!(frame.found_by, Registers | CallFrameInfo | SignalContext))
+        use FoundBy::{CallFrameInfo, FrameSize, Registers, SignalContext};
+        self.frames.iter().all(|frame| matches!(frame.found_by, Registers | CallFrameInfo | FrameSize | SignalContext))
     }
 }

@@ -121,3 +121,73 @@ where
     let indirect = (1..7).any(|at| code[at] == 0xff && code[at + 1] >> 3 & 7 == 2);
     Some(direct || indirect)
 }
+
+/// True where the code before `return_address` may be a call by a register or a pointer:
+/// `ff /2` in any of its lengths. `None` where it cannot be read.
+pub(super) fn follows_an_indirect_call<F>(return_address: u64, memory: &mut Memory<F>) -> Option<bool>
+where
+    F: FnMut(u64) -> Result<u64, ()>,
+{
+    let code = memory.read(return_address.wrapping_sub(8))?.to_le_bytes();
+    Some((1..7).any(|at| code[at] == 0xff && code[at + 1] >> 3 & 7 == 2))
+}
+
+/// Where the stub at `address` jumps to, if it is one of a procedure linkage table:
+/// `endbr64` or not, `bnd` or not, `jmp *distance(%rip)`.
+pub(super) fn jump_target<F>(address: u64, memory: &mut Memory<F>) -> Option<u64>
+where
+    F: FnMut(u64) -> Result<u64, ()>,
+{
+    let mut code = memory.read(address)?.to_le_bytes().to_vec();
+    code.extend_from_slice(&memory.read(address.wrapping_add(8))?.to_le_bytes());
+    let mut at = 0;
+    for prefix in [&[0xf3, 0x0f, 0x1e, 0xfa][..], &[0xf2]] {
+        at += if code[at..].starts_with(prefix) { prefix.len() } else { 0 };
+    }
+    let [0xff, 0x25, distance @ ..] = code.get(at..at + 6)? else { return None };
+    let distance = i64::from(i32::from_le_bytes(distance.try_into().ok()?));
+    let entry = address.wrapping_add(at as u64 + 6).wrapping_add(distance as u64);
+    memory.read(entry)
+}
+
+/// How far below its frame pointer the stack pointer of the function with the code `text`
+/// may be, apart from what it pushes: what its first `prologue` bytes subtract, each by
+/// itself and all together (a large frame is made page by page), and nothing. `None` where
+/// it does not begin by keeping its caller's frame pointer, or moves its stack pointer by
+/// what it computes.
+pub(super) fn frame_sizes(text: &[u8], prologue: usize) -> Option<Vec<u64>> {
+    const ENDBR64: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa];
+    let body = text.strip_prefix(ENDBR64).unwrap_or(text);
+    let makes_frame = |code: &[u8]| matches!(code, [0x48, 0x89, 0xe5] | [0x48, 0x8b, 0xec]);
+    let head = &text[..text.len().min(prologue)];
+    // push %rbp, and mov %rsp,%rbp behind it.
+    if body.first() != Some(&0x55) || !head.windows(3).any(makes_frame) {
+        return None;
+    }
+    // sub %REG,%rsp; mov %REG,%rsp; and $-N,%rsp. Where these bytes are a part of something
+    // else, a frame is left alone that could have been taken.
+    let moves_stack = |code: &[u8]| {
+        matches!(code, [0x48 | 0x4c, 0x29 | 0x89, to] if to & 0xc7 == 0xc4)
+            || matches!(code, [0x48 | 0x49, 0x2b | 0x8b, to] if to & 0xf8 == 0xe0)
+            || matches!(code, [0x48, 0x83 | 0x81, 0xe4])
+    };
+    if text.windows(3).any(moves_stack) {
+        return None;
+    }
+    let subtracted: Vec<u64> = (0..head.len())
+        .filter_map(|at| match &head[at..] {
+            [0x48, 0x83, 0xec, size, ..] => Some(u64::from(*size)).filter(|size| *size < 0x80),
+            [0x48, 0x81, 0xec, a, b, c, d, ..] => {
+                Some(u64::from(u32::from_le_bytes([*a, *b, *c, *d]))).filter(|size| *size < 1 << 30)
+            }
+            _ => None,
+        })
+        .take(8)
+        .collect();
+    let all = subtracted.iter().sum();
+    let mut sizes = if subtracted.is_empty() { vec![0] } else { subtracted };
+    sizes.push(all);
+    sizes.sort_unstable();
+    sizes.dedup();
+    Some(sizes)
+}
