@@ -107,7 +107,7 @@ enum Waited {
     Late,
 }
 
-/// What wait4(2) says of a tracee.
+/// What waitid(2) says of a tracee.
 enum State {
     Running,
     /// It is held; the signal that was on its way to it, or 0.
@@ -115,20 +115,37 @@ enum State {
     Gone,
 }
 
-/// Asks without waiting. The number of a signal is taken as it is: nix knows those
-/// below SIGRTMIN alone, and returns EINVAL for a status that is consumed by then.
+/// Asks without waiting, and leaves the stop as it is (WNOWAIT). A wait that takes it
+/// takes the signal too: of a tracer that is killed before its PTRACE_DETACH the kernel
+/// then has none to deliver any more. And the number of a signal is taken as it is, since
+/// nix knows those below SIGRTMIN alone.
 fn state(pid: Pid) -> State {
-    let mut status = 0;
-    let flags = libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG;
-    // SAFETY: `status` outlives the call, which writes nothing else.
-    match unsafe { libc::waitpid(pid.as_raw(), &raw mut status, flags) } {
-        0 => State::Running,
-        -1 if Errno::last() == Errno::EINTR => State::Running,
-        -1 => State::Gone,
-        _ if !libc::WIFSTOPPED(status) => State::Gone,
-        // PTRACE_EVENT_STOP: our interrupt, or a group-stop that it keeps.
-        _ if status >> 16 != 0 => State::Stopped(0),
-        _ => State::Stopped(libc::WSTOPSIG(status)),
+    // SAFETY: a siginfo_t of zeros is one that says nothing.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let ask = |flags: i32, info: &mut libc::siginfo_t| {
+        let flags = flags | libc::WEXITED | libc::WSTOPPED | libc::WNOHANG | libc::__WALL | libc::__WNOTHREAD;
+        // SAFETY: `info` outlives the call, which writes nothing else.
+        unsafe { libc::waitid(libc::P_PID, pid.as_raw().unsigned_abs(), &raw mut *info, flags) }
+    };
+    match ask(libc::WNOWAIT, &mut info) {
+        0 => {}
+        _ if Errno::last() == Errno::EINTR => return State::Running,
+        _ => return State::Gone,
+    }
+    // SAFETY: the kernel sets it for a child, and leaves 0 where there is nothing to say.
+    let about = unsafe { info.si_pid() };
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    match info.si_code {
+        _ if about == 0 => State::Running,
+        // An event in the high half: our interrupt, or a group-stop that it keeps.
+        libc::CLD_STOPPED | libc::CLD_TRAPPED if status >> 8 != 0 => State::Stopped(0),
+        libc::CLD_STOPPED | libc::CLD_TRAPPED => State::Stopped(status),
+        // A thread that has ended stays until its tracer has taken note.
+        _ => {
+            ask(0, &mut info);
+            State::Gone
+        }
     }
 }
 

@@ -129,7 +129,7 @@ fn undeclared(pid: c_long) -> Vec<Call> {
     vec![
         ("stops: ptrace seize", libc::SYS_ptrace, [libc::PTRACE_SEIZE.into(), pid, 0, 0, 0, 0]),
         ("stops: ptrace interrupt", libc::SYS_ptrace, [libc::PTRACE_INTERRUPT.into(), pid, 0, 0, 0, 0]),
-        ("stops: wait4", libc::SYS_wait4, [-1, 0, 0, 0, 0, 0]),
+        ("stops: waitid", libc::SYS_waitid, [libc::P_ALL.into(), 0, 0, 0, 0, 0]),
         ("descriptors: kcmp", libc::SYS_kcmp, [pid, pid, 0, 0, 0, 0]),
         ("socket_diagnostics: netlink", libc::SYS_socket, netlink(libc::NETLINK_SOCK_DIAG)),
         ("packets: packet socket", libc::SYS_socket, [libc::AF_PACKET.into(), libc::SOCK_RAW.into(), 0, 0, 0, 0]),

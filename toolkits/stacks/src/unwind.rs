@@ -291,7 +291,7 @@ impl<'s> Unwinder<'s> {
         match rule {
             Rule::Plain(plain) => match plain.apply(registers, memory) {
                 Err(needs) if needs.needs_frame_pointer() => {
-                    let found = self.frame_pointer(lookup, plain, registers, memory).ok_or(needs)?;
+                    let found = self.frame_pointer(frame, plain, registers, memory).ok_or(needs)?;
                     registers.set(Register::FRAME_POINTER, found);
                     plain.apply(registers, memory).map(|()| (FoundBy::FrameSize, false))
                 }
@@ -346,7 +346,7 @@ impl<'s> Unwinder<'s> {
     /// its frame.
     fn frame_pointer<F>(
         &mut self,
-        lookup: u64,
+        frame: &Frame,
         rule: Plain,
         registers: &Registers,
         memory: &mut Memory<F>,
@@ -355,14 +355,20 @@ impl<'s> Unwinder<'s> {
         F: FnMut(u64) -> Result<u64, ()>,
     {
         let saved = rule.saved_below_frame_pointer()?;
+        let lookup = frame.lookup_avma();
         self.load(lookup)?;
         let function = {
             let fde = self.scratch.entry.fde().ok()?;
             let start = fde.initial_address().wrapping_add(self.bias_at(lookup));
             start..start.checked_add(fde.len())?
         };
+        let arguments = match frame.kind {
+            FrameKind::ReturnAddress => x86_64::pops_arguments(frame.avma, memory),
+            FrameKind::Pc | FrameKind::Signal => 0,
+        };
+        let sp = registers.sp().wrapping_add(arguments);
         let modules = &self.modules;
-        self.prologues.frame_pointer(&function, registers.sp(), saved, memory, |avma| code_at(modules, avma))
+        self.prologues.frame_pointer(&function, sp, saved, memory, |avma| code_at(modules, avma))
     }
 
     fn module_at(&self, avma: u64) -> Option<usize> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use agent_binaries::demangle::demangle;
 use agent_binaries::elf::{Extent, UnwindTables};
-use agent_stacks::unwind::{EndReason, FoundBy, FrameKind, Module, Register, Registers, Unwinder};
+use agent_stacks::unwind::{EndReason, FoundBy, FrameKind, Module, Register, Registers, Unwinder, Unwound};
 use framehop::Unwinder as _;
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64};
 
@@ -162,7 +162,9 @@ fn unwinds_cpp_and_rust_through_a_destructor_that_an_exception_runs() {
         // never wrong.
         let blind = image.unwinder().unwind(blocked, |address| memory.read(address), 256);
         assert!(blind.is_complete() || blind.end.needs_frame_pointer());
-        assert_eq!(blind.frames[..], stack.frames[..blind.frames.len()]);
+        // How each was found may differ: without registers a frame pointer is worked out.
+        let places = |stack: &Unwound| stack.frames.iter().map(|frame| (frame.avma, frame.sp)).collect::<Vec<_>>();
+        assert_eq!(places(&blind), places(&stack)[..blind.frames.len()]);
         let names: Vec<_> = image.names(&stack).into_iter().map(|name| demangle(&name).unwrap_or(name)).collect();
         assert!(stack.is_complete(), "{} {names:?}", stack.end);
         let mut rest = names.iter();

@@ -190,7 +190,7 @@ const STOPS: &[Rule] = &[
     ptrace(GET_SYSCALL_INFO, &[(0, Is::Equal(GET_SYSCALL_INFO as u64), "PTRACE_GET_SYSCALL_INFO")]),
     // A signal that was on its way is passed on; SIGKILL never waits to be.
     ptrace(DETACH, &[(0, Is::Equal(DETACH as u64), "PTRACE_DETACH"), (3, Is::Not(libc::SIGKILL as u64), "not SIGKILL")]),
-    any(libc::SYS_wait4),
+    any(libc::SYS_waitid),
 ];
 
 const DESCRIPTORS: &[Rule] = &[any(libc::SYS_kcmp), any(libc::SYS_getxattr)];

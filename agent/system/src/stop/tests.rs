@@ -53,6 +53,30 @@ fn a_stop_by_a_real_time_signal_is_one_and_the_signal_is_passed_on() {
     assert_eq!(target.0.wait().expect("its end").signal(), Some(signal));
 }
 
+/// A wait that takes the stop takes the signal from a target whose tracer is then killed.
+#[test]
+fn a_tracer_that_ends_while_a_signal_is_on_its_way_takes_nothing_away() {
+    let mut target = Target(Command::new("sleep").arg("600").spawn().expect("sleep"));
+    let pid = Pid::from_raw(target.0.id().cast_signed());
+    wait_until("it to sleep", || letter(target.0.id()) == Some('S'));
+    let signal = libc::SIGRTMIN() + 3;
+    // A tracer is a thread: the kernel lets go of its tracees when it ends.
+    let tracer = std::thread::spawn(move || {
+        ptrace::seize(pid, ptrace::Options::empty()).expect("seized");
+        // SAFETY: a signal to a process that this test has started and not yet reaped.
+        assert_eq!(unsafe { libc::kill(pid.as_raw(), signal) }, 0);
+        let now = clock::boot_us();
+        assert!(matches!(wait_for_stop(pid, now, now + 30_000_000), Waited::Stopped(seen, _) if seen == signal));
+    });
+    tracer.join().expect("a stop");
+    let mut end = None;
+    wait_until("its end by the signal", || {
+        end = target.0.try_wait().expect("its state");
+        end.is_some()
+    });
+    assert_eq!(end.and_then(|end| end.signal()), Some(signal));
+}
+
 /// A parent that vfork(2) keeps in uninterruptible sleep until its child is told to end.
 const VFORK: &str = "#include <stdio.h>\n#include <unistd.h>\n#include <sys/wait.h>\n\
     int main(void)\n{\n    puts(\"ready\");\n    fflush(stdout);\n\

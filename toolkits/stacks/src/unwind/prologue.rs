@@ -30,7 +30,8 @@ pub(super) struct Prologues {
 }
 
 impl Prologues {
-    /// The frame pointer of the function at `function` (AVMA), whose stack pointer is `sp`.
+    /// The frame pointer of the function at `function` (AVMA), whose stack pointer is `sp`
+    /// where it has put no arguments on the stack.
     /// `saved` is what its call frame information says that it has saved below its frame
     /// pointer, in bytes.
     pub(super) fn frame_pointer<F>(

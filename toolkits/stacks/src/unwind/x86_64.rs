@@ -177,6 +177,8 @@ pub(super) fn frame_sizes(text: &[u8], prologue: usize) -> Option<Vec<u64>> {
     let subtracted: Vec<u64> = (0..head.len())
         .filter_map(|at| match &head[at..] {
             [0x48, 0x83, 0xec, size, ..] => Some(u64::from(*size)).filter(|size| *size < 0x80),
+            // add $-128,%rsp is shorter than subtracting it.
+            [0x48, 0x83, 0xc4, 0x80, ..] => Some(0x80),
             [0x48, 0x81, 0xec, a, b, c, d, ..] => {
                 Some(u64::from(u32::from_le_bytes([*a, *b, *c, *d]))).filter(|size| *size < 1 << 30)
             }
@@ -185,9 +187,23 @@ pub(super) fn frame_sizes(text: &[u8], prologue: usize) -> Option<Vec<u64>> {
         .take(8)
         .collect();
     let all = subtracted.iter().sum();
-    let mut sizes = if subtracted.is_empty() { vec![0] } else { subtracted };
-    sizes.push(all);
+    // What is subtracted may be for the arguments of the first call, in a frame of nothing.
+    let mut sizes = subtracted;
+    sizes.extend([0, all]);
     sizes.sort_unstable();
     sizes.dedup();
     Some(sizes)
+}
+
+/// How many bytes of arguments the code at `return_address` takes from the stack again:
+/// `add $N,%rsp`, unless the function gives up its frame there.
+pub(super) fn pops_arguments<F>(return_address: u64, memory: &mut Memory<F>) -> u64
+where
+    F: FnMut(u64) -> Result<u64, ()>,
+{
+    let Some(code) = memory.read(return_address) else { return 0 };
+    let [0x48, 0x83, 0xc4, size, next, after, ..] = code.to_le_bytes() else { return 0 };
+    let pops = matches!(next, 0x58..=0x5f) || (next == 0x41 && matches!(after, 0x58..=0x5f));
+    // In front of `leave` nothing has to be taken but arguments.
+    if pops || next == 0xc3 || size >= 0x80 { 0 } else { u64::from(size) }
 }
