@@ -341,6 +341,8 @@ impl<'a> Look<'a> {
                 peak_rss_kib: own::peak_rss_kib(),
                 target_stopped_us: spent.stopped_us,
                 stops: spent.stops,
+                longest_stop_us: spent.longest_stop_us,
+                signals_seen: spent.signals_seen,
                 files_opened: spent.opened,
                 bytes_read: spent.bytes,
             },

@@ -110,7 +110,8 @@ fn known_shares_are_reported_within_three_points() {
 fn a_second_off_the_processor_is_one() {
     let mut target = Child::target("shares", &["-O2"], ["sh"]);
     let before = spent(&mut target);
-    let options = ["--for", "5s", "--hz", "300", "--budget", "50", "--stop-budget", "50", "--threads"];
+    let options =
+        ["--for", "5s", "--hz", "300", "--budget", "50", "--stop-budget", "50", "--threads", "--limit", "stop=2s/60s"];
     let seen = profile(target.pid(), &options);
     let after = spent(&mut target);
     let duration = seen["data"]["summary"]["duration_us"].as_u64().expect("a time");

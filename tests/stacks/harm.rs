@@ -7,8 +7,9 @@ use std::time::Duration;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 
-use super::common::{self, Child, SOON, agent, cont, gaps_at, json, run, state_in, stop, wait_until};
+use super::common::{self, Child, SOON, agent, cont, gaps_at, json, rows, run, state_in, stop, wait_until};
 use super::{contains_chain, functions, stacks, thread};
 
 /// Every thread of the target is there, runs or waits by itself, and has no tracer.
@@ -181,4 +182,137 @@ fn a_zombie_and_a_dead_process_have_their_answers() {
         pid
     };
     assert_eq!(run(["stacks", "--pid", &gone.to_string()]).status, 5);
+}
+
+#[test]
+fn a_thread_in_vfork_is_told_without_a_stop() {
+    let target = Child::target("odd", &["-O2"], ["vfork"]);
+    wait_until("vfork", SOON, || common::state(target.pid()) == Some('D'));
+    for options in [&[][..], &["--stop", "consistent"]] {
+        let answer = run(["stacks", "--flat", "--pid", &target.pid().to_string()].iter().chain(options));
+        assert!(matches!(answer.status, 0 | 3), "{}", answer.stderr);
+        let seen = answer.json();
+        let row = &rows(&seen)[0];
+        assert_eq!(row["system_call"], "vfork", "{row}");
+        assert!(contains_chain(&functions(row), &json!(["vfork_here", "main"])), "{row}");
+        assert_eq!((&row["method"], &seen["cost"]["stops"]), (&json!("no_stop"), &json!(0)), "{row}");
+        assert_eq!(common::state(target.pid()), Some('D'));
+    }
+}
+
+#[test]
+fn a_process_without_its_main_thread_shows_the_others() {
+    let target = Child::target("odd", &["-O2"], ["exited"]);
+    assert_eq!(common::state(target.pid()), Some('Z'), "the main thread has ended");
+    let answer = run(["stacks", "--flat", "--pid", &target.pid().to_string()]);
+    assert!(matches!(answer.status, 0 | 3), "{}", answer.stderr);
+    let seen = answer.json();
+    for said in target.truth.iter().filter(|said| said["tid"].is_u64()) {
+        let row = thread(&seen, &said["tid"]);
+        assert_eq!(row["threads"][0]["name"], said["name"]);
+        assert_eq!(row["complete"], true, "{row}");
+        assert!(contains_chain(&functions(&row), &json!(["wait_here", "waiter"])), "{row}");
+    }
+    let main = thread(&seen, &json!(target.pid()));
+    assert_eq!((&main["state"], &main["frames"]), (&json!("zombie"), &json!([])), "{main}");
+    // Its memory and descriptors are those of the threads that go on.
+    assert!(seen["target"]["executable"].as_str().is_some_and(|path| path.contains("/odd-")), "{}", seen["target"]);
+    for command in ["maps", "fds", "env"] {
+        let seen = json([command, "--pid", &target.pid().to_string()]);
+        assert!(!rows(&seen).is_empty(), "{command}: {seen}");
+    }
+}
+
+/// No thread that ends meanwhile may take the answer with it, and none may be left with a tracer.
+#[test]
+fn threads_that_come_and_go_take_nothing_with_them() {
+    let target = Child::target("odd", &["-O2"], ["churn"]);
+    let pid = target.pid().to_string();
+    for options in [&["--stop", "never"][..], &["--stop", "auto"], &["--stop", "consistent"]] {
+        for _ in 0..10 {
+            let answer = run(["stacks", "--flat", "--stop-budget", "30s", "--pid", &pid].iter().chain(options));
+            assert!(matches!(answer.status, 0 | 3), "{options:?}: {}", answer.stderr);
+            let seen = answer.json();
+            // The five that stay.
+            assert!(rows(&seen).len() >= 5, "{options:?}: {seen}");
+            let row = thread(&seen, &json!(target.pid()));
+            assert!(contains_chain(&functions(&row), &json!(["main"])), "{row}");
+        }
+    }
+    let answer = run(["profile", "--for", "500ms", "--hz", "99", "--pid", &pid]);
+    assert!(matches!(answer.status, 0 | 3), "{}", answer.stderr);
+    let seen = answer.json();
+    assert!(rows(&seen).iter().any(|row| row.to_string().contains("churn")), "{seen}");
+    let traced = |tid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
+        status.contains("TracerPid:") && !status.contains("TracerPid:\t0\n")
+    };
+    assert!(!common::threads(target.pid()).iter().any(traced));
+}
+
+/// What was read of the program before says nothing of the one after.
+#[test]
+fn a_program_that_replaces_itself_is_not_mixed_up() {
+    let target = Child::target("odd", &["-O2"], ["execs"]);
+    let pid = target.pid().to_string();
+    for _ in 0..30 {
+        let answer = run(["stacks", "--flat", "--stop-budget", "30s", "--pid", &pid]);
+        // 3: most moments are in execve(2), where there is little to see.
+        assert!(matches!(answer.status, 0 | 3), "{}: {}", answer.status, answer.stderr);
+        for row in rows(&answer.json()) {
+            let names = functions(row);
+            let at = names.iter().position(|name| name == "main");
+            let is_whole = row["complete"] == true && at.is_some();
+            assert!(!is_whole || names.last().is_some_and(|name| name == "_start"), "{row}");
+        }
+    }
+    assert_eq!(common::state(target.pid()).map(|letter| matches!(letter, 'R' | 'S' | 'D')), Some(true));
+}
+
+#[test]
+fn the_agent_s_own_parent_and_the_agent_itself_have_their_answers() {
+    let mut parent = Command::new(agent_targets::build("odd", &["-O2"]));
+    parent.args(["own", common::AGENT, "stacks", "--flat", "-o", "json", "--pid"]);
+    let seen: Value = serde_json::from_slice(&parent.output().expect("its output").stdout).expect("JSON");
+    let row = &rows(&seen)[0];
+    assert_eq!(row["system_call"], "wait4", "{row}");
+    assert!(contains_chain(&functions(row), &json!(["look_at_own"])), "{row}");
+    assert_eq!(seen["cost"]["stops"], 0);
+
+    let mut own = Command::new("sh");
+    own.args(["-c", "exec \"$0\" stacks --flat -o json --pid $$", common::AGENT]);
+    let own = own.output().expect("its output");
+    assert_eq!(own.status.code(), Some(3), "{}", String::from_utf8_lossy(&own.stderr));
+    let seen: Value = serde_json::from_slice(&own.stdout).expect("JSON");
+    assert_eq!(rows(&seen).len(), 1);
+    assert!(!gaps_at(&seen, "/rows/").is_empty(), "{seen}");
+}
+
+/// A stack is what the target says it is: nothing there may be taken on trust, go on for ever, or be called whole.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_stack_that_lies_ends_with_a_reason() {
+    let target = Child::target("liar", &["-O2"], [""; 0]);
+    let pid = target.pid().to_string();
+    for options in [&["--stop", "never"][..], &[], &["--stop", "consistent"]] {
+        let answer = run(["stacks", "--flat", "--stop-budget", "30s", "--pid", &pid].iter().chain(options));
+        assert!(matches!(answer.status, 3 | 4), "{}: {}", answer.status, answer.stderr);
+        let seen: Value = serde_json::from_slice(&answer.stdout).expect("JSON");
+        for (at, row) in rows(&seen).iter().enumerate() {
+            let name = row["threads"][0]["name"].as_str().expect("a name");
+            if name == "liar" {
+                assert_eq!(row["complete"], true, "{row}");
+                continue;
+            }
+            assert!(row["frames"].as_array().is_none_or(|frames| frames.len() <= 256), "{row}");
+            let said = |said: &&Value| said["name"] == name;
+            if target.truth.iter().any(|line| said(&line)) {
+                assert_ne!(row["complete"], true, "{options:?}: {row}");
+                let gaps = gaps_at(&seen, &format!("/rows/{at}"));
+                assert!(!gaps.is_empty(), "{options:?}: {row}");
+            }
+        }
+        assert!(rows(&seen).len() >= target.truth.len() + 2);
+    }
+    assert_unharmed(target.pid());
 }

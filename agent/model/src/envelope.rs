@@ -166,6 +166,11 @@ pub struct Cost {
     pub target_stopped_us: u64,
     /// How many times a thread of the target was held.
     pub stops: u64,
+    /// The longest of these times, in microseconds.
+    pub longest_stop_us: u64,
+    /// Signals of the target that came as a thread was being held, and that it got when it
+    /// was let go of.
+    pub signals_seen: u64,
     /// Files, directories and links that were opened or read.
     pub files_opened: u64,
     /// Bytes read from them and from the target's memory.

@@ -75,6 +75,10 @@ pub struct Spent {
     pub stops: u64,
     /// Sum of the times for which threads were held, in microseconds.
     pub stopped_us: u64,
+    /// The longest of these times.
+    pub longest_stop_us: u64,
+    /// Signals that came as a thread was being held, and were passed on.
+    pub signals_seen: u64,
 }
 
 /// What was touched, as the audit says it.
@@ -102,6 +106,8 @@ pub struct Ledger {
     bytes: AtomicU64,
     stops: AtomicU64,
     stopped_us: AtomicU64,
+    longest_stop_us: AtomicU64,
+    signals_seen: AtomicU64,
     log: Mutex<Log>,
     /// The ledger of the command that this one is a step of: what is done is told there too.
     above: Option<Arc<Ledger>>,
@@ -185,12 +191,15 @@ impl Ledger {
         }
     }
 
-    /// Adds a stop of a thread, and how long it lasted in microseconds.
-    pub fn stopped(&self, microseconds: u64) {
+    /// Adds a stop of a thread, how long it lasted in microseconds, and whether a signal
+    /// came meanwhile.
+    pub fn stopped(&self, microseconds: u64, has_signal: bool) {
         self.stops.fetch_add(1, Relaxed);
         self.stopped_us.fetch_add(microseconds, Relaxed);
+        self.longest_stop_us.fetch_max(microseconds, Relaxed);
+        self.signals_seen.fetch_add(u64::from(has_signal), Relaxed);
         if let Some(above) = &self.above {
-            above.stopped(microseconds);
+            above.stopped(microseconds, has_signal);
         }
     }
 
@@ -201,6 +210,8 @@ impl Ledger {
             bytes: self.bytes.load(Relaxed),
             stops: self.stops.load(Relaxed),
             stopped_us: self.stopped_us.load(Relaxed),
+            longest_stop_us: self.longest_stop_us.load(Relaxed),
+            signals_seen: self.signals_seen.load(Relaxed),
         }
     }
 

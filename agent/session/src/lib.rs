@@ -255,7 +255,7 @@ mod tests {
     fn stops_end_with_their_time_and_the_rest_goes_on() {
         let session = session("stop=1ms/2ms");
         assert_eq!(session.permit(Access::Stop, &"t", at(1_000, 0)), Ok(()));
-        session.ledger().stopped(2_000);
+        session.ledger().stopped(2_000, false);
         assert_eq!(session.permit(Access::Stop, &"t", at(1_000, 0)), Err(Refusal::Stops));
         assert_eq!(session.permit(Access::Open, &"f", at(1_000, 0)), Ok(()));
         let other = self::session("stop=1ms/2ms");

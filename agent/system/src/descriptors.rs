@@ -44,7 +44,7 @@ impl Process<'_> {
     ///
     /// When it is no socket, or may not be asked.
     pub fn socket_protocol(&self, fd: u32) -> Result<Vec<u8>, Failure> {
-        let name = format!("fd/{fd}");
+        let name = self.place(&format!("fd/{fd}")).into_owned();
         self.permit(Access::Attributes, &name)?;
         // The system call takes a path, and only ours leads to a directory held open.
         let path = format!("/proc/self/fd/{}/{name}", self.fd().as_raw_fd());

@@ -37,6 +37,7 @@ impl<'r> Process<'r> {
         if !self.run().is_live() {
             return Err(self.failure(name, Cause::Unsupported("a recorded tree has no files behind its links")));
         }
+        let name = &*self.place(name);
         self.permit(Access::Open, name)?;
         let fail = |errno| self.failure(name, Cause::Os(errno));
         let flags = OFlags::PATH | OFlags::CLOEXEC;

@@ -59,7 +59,7 @@ impl Process<'_> {
             .map_err(|refusal| self.failure("root", refusal))?;
         rustix::fs::openat(
             self.fd(),
-            "root",
+            &*self.place("root"),
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             rustix::fs::Mode::empty(),
         )

@@ -4,6 +4,7 @@
 //! one process, and once it has ended they are of none. A reused pid is never
 //! taken for it.
 
+use std::borrow::Cow;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::{ControlFlow, Deref};
@@ -34,7 +35,32 @@ pub struct Directory<'r> {
     fd: Arc<OwnedFd>,
     path: String,
     pid: Option<u32>,
+    /// Of a process whose main thread has ended: a thread that has not, `task/TID`.
+    living: Option<Arc<str>>,
 }
+
+/// What the main thread of a process gives back when it ends, though other threads go on
+/// with it: its memory, descriptors, root and working directory, and namespaces.
+const OF_THE_LIVING: &[&str] = &[
+    "auxv",
+    "cmdline",
+    "cwd",
+    "environ",
+    "exe",
+    "fd",
+    "fdinfo",
+    "maps",
+    "mem",
+    "mountinfo",
+    "mounts",
+    "net",
+    "ns",
+    "numa_maps",
+    "pagemap",
+    "root",
+    "smaps",
+    "smaps_rollup",
+];
 
 /// `DIRECTORY/NAME`, put together only when somebody looks.
 struct Joined<'a>(&'a str, &'a str);
@@ -52,7 +78,7 @@ pub(crate) fn open_root(path: &str) -> Result<OwnedFd, Errno> {
 
 impl<'r> Directory<'r> {
     pub(crate) fn root(run: &'r Run, fd: Arc<OwnedFd>, path: String) -> Self {
-        Self { run, fd, path, pid: None }
+        Self { run, fd, path, pid: None, living: None }
     }
 
     /// The run that it was opened by.
@@ -92,6 +118,16 @@ impl<'r> Directory<'r> {
         matches!(found, Err(Errno::NOENT | Errno::SRCH))
     }
 
+    /// `name`, or where it stands with a thread that lives.
+    pub(crate) fn place<'n>(&self, name: &'n str) -> Cow<'n, str> {
+        match &self.living {
+            Some(living) if OF_THE_LIVING.contains(&name.split('/').next().unwrap_or(name)) => {
+                Cow::Owned(Joined(living, name).to_string())
+            }
+            _ => Cow::Borrowed(name),
+        }
+    }
+
     pub(crate) fn permit(&self, access: Access, name: &str) -> Result<(), Failure> {
         self.run.permit(access, &Joined(&self.path, name)).map_err(|refusal| Failure {
             path: Text::from_bytes(Joined(&self.path, name).to_string().as_bytes()),
@@ -101,6 +137,7 @@ impl<'r> Directory<'r> {
     }
 
     pub(crate) fn open(&self, access: Access, name: &str, flags: OFlags) -> Result<OwnedFd, Failure> {
+        let name = &*self.place(name);
         self.permit(access, name)?;
         let unblocked = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NOCTTY | OFlags::NONBLOCK };
         let flags = flags | OFlags::CLOEXEC | unblocked;
@@ -261,6 +298,7 @@ impl<'r> Directory<'r> {
     ///
     /// When it cannot be read.
     pub fn link(&self, name: &str) -> Result<Vec<u8>, Failure> {
+        let name = &*self.place(name);
         self.permit(Access::Link, name)?;
         let mut buffer = [MaybeUninit::<u8>::uninit(); 4096 + 16];
         let (target, _) =
@@ -319,7 +357,8 @@ impl<'r> Directory<'r> {
     /// When it cannot be opened.
     pub fn directory(&self, name: &str) -> Result<Directory<'r>, Failure> {
         let fd = self.open(Access::List, name, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        Ok(Directory { run: self.run, fd: Arc::new(fd), path: Joined(&self.path, name).to_string(), pid: self.pid })
+        let path = Joined(&self.path, &self.place(name)).to_string();
+        Ok(Directory { run: self.run, fd: Arc::new(fd), path, pid: self.pid, living: None })
     }
 
     /// The attributes of what the link `name` leads to.
@@ -333,6 +372,7 @@ impl<'r> Directory<'r> {
     ///
     /// When they cannot be read.
     pub fn attributes(&self, name: &str) -> Result<Attributes, Failure> {
+        let name = &*self.place(name);
         self.permit(Access::Attributes, name)?;
         let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
         let wanted = StatxFlags::TYPE | StatxFlags::SIZE | StatxFlags::NLINK | StatxFlags::INO;
@@ -353,6 +393,7 @@ impl<'r> Directory<'r> {
     ///
     /// When its attributes cannot be read.
     pub fn owner(&self, name: &str) -> Result<(u32, u32), Failure> {
+        let name = &*self.place(name);
         self.permit(Access::Attributes, name)?;
         let stat = rustix::fs::statat(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| self.failure(name, errno))?;
@@ -402,8 +443,24 @@ impl<'r> Process<'r> {
             let cause = if errno == Errno::NOENT { Cause::Exited } else { Cause::Os(errno) };
             Failure { path: Text::from_bytes(path.as_bytes()), cause, pid: Some(pid) }
         })?;
-        let directory = Directory { run: root.run, fd: Arc::new(fd), path, pid: Some(pid) };
+        let directory = Directory { run: root.run, fd: Arc::new(fd), path, pid: Some(pid), living: None };
         Ok(Self { directory, pid })
+    }
+
+    /// The same process, for a look at it: where its main thread has ended (`state`, the
+    /// letter of `stat`), what that gave back is read of the first thread that lives.
+    pub(crate) fn of_the_living(mut self, state: u8) -> Self {
+        if state != b'Z' {
+            return self;
+        }
+        let mut buffer = Vec::with_capacity(1024);
+        let lives = |tid: &u32| {
+            let read = self.thread(*tid).and_then(|thread| thread.read_piece("stat", &mut buffer));
+            read.is_ok() && parse::stat(&buffer).is_some_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+        };
+        let tid = self.threads().unwrap_or_default().into_iter().find(lives);
+        self.directory.living = tid.map(|tid| format!("task/{tid}").into());
+        self
     }
 
     /// Its process ID in our pid namespace.
@@ -449,7 +506,7 @@ impl<'r> Process<'r> {
         let name = format!("task/{tid}");
         let fd = self.open(Access::Process, &name, OFlags::PATH | OFlags::DIRECTORY)?;
         let path = Joined(&self.path, &name).to_string();
-        Ok(Directory { run: self.run, fd: Arc::new(fd), path, pid: self.directory.pid })
+        Ok(Directory { run: self.run, fd: Arc::new(fd), path, pid: self.directory.pid, living: None })
     }
 
     /// The inode number of one of its namespaces (`net`, `pid`, `user`, …), as

@@ -61,7 +61,7 @@ impl Process<'_> {
     pub(crate) fn root_directory(&self) -> Result<OwnedFd, Failure> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         if self.run().is_live() {
-            return rustix::fs::openat(self.fd(), c"root", flags, Mode::empty())
+            return rustix::fs::openat(self.fd(), &*self.place("root"), flags, Mode::empty())
                 .map_err(|errno| self.failure("root", errno));
         }
         open_below(self.fd(), b"root", flags, Links::None).map_err(|errno| {
@@ -104,7 +104,7 @@ impl Process<'_> {
             return false;
         }
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(self.fd(), c"root", flags | OFlags::DIRECTORY, Mode::empty());
+        let root = rustix::fs::openat(self.fd(), &*self.place("root"), flags | OFlags::DIRECTORY, Mode::empty());
         root.and_then(|root| open_below(root, path, flags, Links::InRoot))
             .and_then(rustix::fs::fstat)
             .is_ok_and(|stat| stat.st_ino == inode)

@@ -213,9 +213,9 @@ impl Run {
         let _ = self.held_since_us.compare_exchange(0, since_us, Relaxed, Relaxed);
     }
 
-    /// Notes that a thread that was held for `held_us` goes on.
-    pub(crate) fn hold_ends(&self, held_us: u64) {
-        self.ledger().stopped(held_us);
+    /// Notes that a thread that was held for `held_us` goes on, with a signal or without.
+    pub(crate) fn hold_ends(&self, held_us: u64, has_signal: bool) {
+        self.ledger().stopped(held_us, has_signal);
         if held_us > self.session.limits().stop_us {
             self.session.reach(Refusal::Stop);
         }
@@ -288,7 +288,7 @@ impl Run {
         let process = self.process(target.pid)?;
         let stat = process.stat(&mut Vec::with_capacity(1024))?;
         if stat.start_ticks == target.start_ticks {
-            Ok(process)
+            Ok(process.of_the_living(stat.state))
         } else {
             Err(process.failure("stat", crate::Cause::Exited))
         }
@@ -322,6 +322,7 @@ impl Run {
         let mut buffer = Vec::with_capacity(4096);
         let process = self.process(pid)?;
         let stat = process.stat(&mut buffer)?;
+        let process = process.of_the_living(stat.state);
         let executable = process.link("exe").ok().map(|path| Text::from_bytes(&path));
         let container_id =
             process.read_piece("cgroup", &mut buffer).ok().and_then(|()| parse::container_id(&buffer)).map(Text::from);

@@ -239,7 +239,7 @@ impl Stopped<'_> {
         }
         detach(self.tid, self.signal);
         let held = clock::boot_us().saturating_sub(since);
-        self.process.run().hold_ends(held);
+        self.process.run().hold_ends(held, self.signal != 0);
         held
     }
 }

@@ -284,7 +284,12 @@ impl<'r> Looker<'_, 'r> {
 
     fn unwind_blocked(&mut self, blocked: Blocked) -> Unwound {
         let mut pages = Pages::new(self.memory);
-        let registers = Registers::new(blocked.pc, blocked.sp);
+        let mut registers = Registers::new(blocked.pc, blocked.sp);
+        if let Some(call) = blocked.call {
+            // As the system call was entered with them, in the order of syscall(2).
+            let order = [Register::Rdi, Register::Rsi, Register::Rdx, Register::R10, Register::R8, Register::R9];
+            registers = order.into_iter().zip(call.arguments).fold(registers, |all, (one, value)| all.with(one, value));
+        }
         self.code.unwinder.unwind(registers, |address| pages.word(address), self.max_frames)
     }
 
@@ -362,6 +367,10 @@ fn goes_on_after_a_stop(call: Call, wait: Option<&Wait>) -> bool {
 fn stillness(thread: &Directory<'_>) -> Result<Stillness, Failure> {
     let mut text = Vec::with_capacity(256);
     thread.read_piece("syscall", &mut text)?;
+    // A thread that has ended has no stack in the kernel any more (lib/syscall.c).
+    if text.trim_ascii() == b"-1 0x0 0x0" {
+        return Err(thread.failure("syscall", Cause::Exited));
+    }
     let doing = parse::doing(&text)
         .ok_or_else(|| thread.failure("syscall", agent_system::Cause::Malformed("not as proc_pid_syscall(5) says")))?;
     let mut schedule = Vec::with_capacity(64);

@@ -253,7 +253,7 @@ impl<'s> Unwinder<'s> {
                 }
                 signals.push(sp);
             } else if registers.pc() == 0 {
-                break EndReason::Root;
+                break if frames.len() == 1 { EndReason::ZeroReturnAddress } else { EndReason::Root };
             }
             if frames.len() == max_frames {
                 break EndReason::Truncated;

@@ -219,7 +219,9 @@ where
         }
         CfaRule::Expression(place) => evaluate_expression(expression(place)?, encoding, None, registers, memory)?,
     };
-    if !is_signal && cfa <= registers.sp() {
+    // vfork(2) keeps its return address in a register, and has nothing on the stack.
+    let keeps_stack = matches!(row.register(gimli::Register(Register::PC as u16)), Some(RegisterRule::Register(_)));
+    if !is_signal && (cfa < registers.sp() || (cfa == registers.sp() && !keeps_stack)) {
         return Err(EndReason::NoProgress);
     }
     // All rules speak of the registers of this frame, so the caller's are made

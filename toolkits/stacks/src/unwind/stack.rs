@@ -98,6 +98,10 @@ pub enum EndReason {
     /// The outermost frame: its return address is undefined (`_start`,
     /// `clone3`) or zero.
     Root,
+    /// The return address of the innermost frame is zero. That of a caller says that there
+    /// is no more, since a return address led to it. Nothing has led to this one: its
+    /// stack pointer may as well not point into a stack.
+    ZeroReturnAddress,
     /// There are more frames than were asked for.
     Truncated,
     /// A rule asks for a register that is not known. Stop the thread, read its
@@ -139,6 +143,7 @@ impl EndReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Root => "root",
+            Self::ZeroReturnAddress => "zero_return_address",
             Self::Truncated => "truncated",
             Self::NeedsRegister { .. } => "needs_register",
             Self::NoUnwindInfo { .. } => "no_unwind_info",
@@ -160,6 +165,7 @@ impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Root => f.write_str("the outermost frame"),
+            Self::ZeroReturnAddress => f.write_str("the innermost frame has a return address of zero"),
             Self::Truncated => f.write_str("more frames than the limit"),
             Self::NeedsRegister { register, avma } => {
                 write!(f, "{} is needed at {avma:#x} and is not known", register.name())
