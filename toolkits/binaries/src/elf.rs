@@ -22,7 +22,7 @@
 //!     println!("cannot be read: {problem}");
 //! }
 //!
-//! // Names: a table of 16 bytes a function; each name is read when asked for.
+//! // Names: a table of 8 bytes a function; each name is read when asked for.
 //! let symbols = elf.symbols();
 //! if let Some(symbol) = symbols.lookup(&elf, facts.entry) {
 //!     println!("{} + {:#x}", symbol.name, symbol.offset);
@@ -91,8 +91,9 @@ pub const MAX_NOTES: usize = 64 * 1024;
 pub const MAX_NOTE_PARTS: usize = 64;
 /// Bytes of a build ID that are kept (SHA-1 has 20; `--build-id=0x…` any).
 pub const MAX_BUILD_ID: usize = 64;
-/// Symbols that are kept, at 16 bytes each.
-pub const MAX_SYMBOLS: usize = 4 * 1024 * 1024;
+/// Symbols that are kept, at 8 bytes each. A browser with all its names has some
+/// 1.5 million.
+pub const MAX_SYMBOLS: usize = 3 * 1024 * 1024;
 /// Symbol table entries that are looked at.
 pub const MAX_SYMBOL_ENTRIES: u64 = 16 * 1024 * 1024;
 /// Bytes of one symbol's name.
@@ -263,12 +264,19 @@ impl<S: Source> ElfFile<S> {
         self.image().offset_of(svma)
     }
 
-    /// The function symbols. Takes one pass over the symbol table and keeps 16
+    /// The function symbols. Takes one pass over the symbol table and keeps 8
     /// bytes a function; what could not be read is in
     /// [`SymbolTable::problems`].
     #[must_use]
     pub fn symbols(&self) -> SymbolTable {
-        symbols::read(&self.image(), &self.dynamic)
+        self.symbols_up_to(MAX_SYMBOLS)
+    }
+
+    /// The same, with no more than `most` functions; [`SymbolTable::is_truncated`]
+    /// says whether there are more.
+    #[must_use]
+    pub fn symbols_up_to(&self, most: usize) -> SymbolTable {
+        symbols::read(&self.image(), &self.dynamic, most)
     }
 
     /// The symbol versions that it defines and requires.

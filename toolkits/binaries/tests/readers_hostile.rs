@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
@@ -74,7 +75,10 @@ const PROGRAM: &str = "#include <stdio.h>\n#include <string.h>\n__thread int t; 
 
 /// Small files that have each of the parts, made by the compiler and binutils.
 fn seeds() -> Option<(Seeds, Vec<Vec<u8>>)> {
-    let directory = Seeds(env::temp_dir().join(format!("agent-seeds-{}", std::process::id())));
+    // One a test: the first that ends takes its own away.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("agent-seeds-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let directory = Seeds(env::temp_dir().join(name));
     fs::create_dir_all(&directory.0).unwrap();
     let at = |name: &str| directory.0.join(name);
     fs::write(at("a.c"), PROGRAM).unwrap();

@@ -1,11 +1,17 @@
 //! The code of one process: what unwinding and naming need of it.
 
+#[cfg(test)]
+mod differential;
 mod go;
 mod lines;
 mod mini;
 mod perf_map;
+mod section;
+mod units;
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use agent_binaries::demangle::demangle;
@@ -18,8 +24,9 @@ use agent_system::{Process, Run};
 use crate::frame::Inlined;
 use crate::unwind::{Module, Unwinder};
 use go::GoTable;
-use lines::Lines;
+use lines::{Lines, NoLines};
 use perf_map::PerfMap;
+use section::Pages;
 
 /// A module with code.
 struct Code<'r> {
@@ -40,8 +47,8 @@ struct Named<'r> {
 }
 
 impl<'r> Named<'r> {
-    fn new(elf: ElfFile<Image<'r>>) -> Self {
-        Self { symbols: elf.symbols(), elf }
+    fn new(elf: ElfFile<Image<'r>>, most: usize) -> Self {
+        Self { symbols: elf.symbols_up_to(most), elf }
     }
 
     fn lookup(&self, svma: u64) -> Option<(String, u64)> {
@@ -49,6 +56,11 @@ impl<'r> Named<'r> {
         Some((symbol.name, symbol.offset))
     }
 }
+
+/// Functions of all modules together that are known by their start, at 8 bytes.
+const MOST_SYMBOLS: usize = 3 << 20;
+/// Addresses whose names are kept: a process has some hundreds on its stacks.
+const MOST_NAMES: usize = 4096;
 
 /// All that names the addresses of one module.
 struct Names<'r> {
@@ -59,7 +71,7 @@ struct Names<'r> {
     /// Its mini debug information.
     mini: Option<Named<'r>>,
     go: Option<GoTable>,
-    lines: Option<Lines>,
+    lines: Option<Lines<'r>>,
 }
 
 /// What is known of an address.
@@ -106,10 +118,16 @@ pub struct CodeMap<'r> {
     process: Process<'r>,
     /// What a runtime says of the code that it has made; read when it is asked for.
     perf_map: Option<PerfMap>,
-    /// Bytes of debug sections that are held.
-    line_bytes: u64,
+    /// Debug sections, as far as they are held.
+    pages: Rc<Pages>,
+    /// Functions that may still be known.
+    symbols_left: usize,
+    /// What was found before: threads have most of their addresses in common.
+    known: HashMap<u64, Name>,
     /// What a limit kept from being named.
     limits: Vec<Gap>,
+    /// Whether it was said that reading debug information took too long.
+    has_said_exhausted: bool,
 }
 
 impl<'r> CodeMap<'r> {
@@ -131,8 +149,11 @@ impl<'r> CodeMap<'r> {
             readable: layout.readable.clone(),
             process: process.clone(),
             perf_map: None,
-            line_bytes: 0,
+            pages: Rc::default(),
+            symbols_left: MOST_SYMBOLS,
+            known: HashMap::new(),
             limits: Vec::new(),
+            has_said_exhausted: false,
         };
         for file in &layout.files {
             if let Some(avma) = file.code() {
@@ -216,6 +237,17 @@ impl<'r> CodeMap<'r> {
 
     /// What is known of the address `avma`.
     pub fn name(&mut self, avma: u64) -> Name {
+        if let Some(known) = self.known.get(&avma) {
+            return known.clone();
+        }
+        let name = self.look_up(avma);
+        if self.known.len() < MOST_NAMES {
+            self.known.insert(avma, name.clone());
+        }
+        name
+    }
+
+    fn look_up(&mut self, avma: u64) -> Name {
         // By start: the extents of two modules may overlap where one was mapped
         // into a hole of the other.
         let at = self.codes.partition_point(|code| code.avma.start <= avma);
@@ -225,9 +257,9 @@ impl<'r> CodeMap<'r> {
         if self.codes[at].names.is_none() {
             self.load(at);
         }
-        let code = &self.codes[at];
+        let code = &mut self.codes[at];
         let mut name = Name { module: Some(code.path.clone()), ..Name::default() };
-        let Some((opened, names)) = code.opened.as_ref().zip(code.names.as_ref()) else {
+        let Some((opened, names)) = code.opened.as_ref().zip(code.names.as_mut()) else {
             return self.generated(avma, name);
         };
         let svma = avma.wrapping_sub(code.bias);
@@ -242,7 +274,7 @@ impl<'r> CodeMap<'r> {
             name.function = Some(Text::from(shown.as_str()));
             name.function_offset = Some(offset);
         }
-        if let Some(lines) = &names.lines {
+        if let Some(lines) = &mut names.lines {
             let found = lines.find(svma);
             (name.file, name.line, name.inlined) = (found.file, found.line, found.inlined);
         }
@@ -271,32 +303,50 @@ impl<'r> CodeMap<'r> {
     /// has local functions too.
     fn load(&mut self, at: usize) {
         let Some(opened) = &self.codes[at].opened else { return };
-        let facts = opened.elf.facts();
-        let own = opened.elf.symbols();
+        let debug = &opened.elf.facts().debug;
+        let mut left = self.symbols_left;
+        let mut count = |symbols: &SymbolTable| {
+            left = left.saturating_sub(symbols.len());
+            left
+        };
+        let own = opened.elf.symbols_up_to(self.symbols_left);
+        let most = count(&own);
         let mut names = Names { own, separate: None, mini: None, go: None, lines: None };
         let is_stripped = names.own.origin() != SymbolOrigin::Symtab;
-        if is_stripped || !facts.debug.debug_info {
-            names.separate = self.separate(at).map(Named::new);
+        if is_stripped || !debug.debug_info {
+            names.separate = self.separate(at).map(|elf| Named::new(elf, most));
         }
-        if is_stripped && names.separate.is_none() && facts.debug.mini_debug_info {
-            names.mini = mini_debug_info(opened).map(Named::new);
+        let most = names.separate.as_ref().map_or(most, |named| count(&named.symbols));
+        if is_stripped && names.separate.is_none() && debug.mini_debug_info {
+            names.mini = mini_debug_info(opened).map(|elf| Named::new(elf, most));
+            names.mini.iter().for_each(|named| _ = count(&named.symbols));
         }
-        if is_stripped && facts.debug.go_function_table {
+        if is_stripped && debug.go_function_table {
             names.go = GoTable::of(&opened.elf);
         }
-        let with_lines = [Some(&opened.elf), names.separate.as_ref().map(|named| &named.elf)];
-        if let Some((elf, bytes)) =
-            with_lines.into_iter().flatten().map(|elf| (elf, lines::bytes_of(elf))).find(|(_, bytes)| *bytes > 0)
-        {
-            if self.line_bytes.saturating_add(bytes) <= lines::MOST_BYTES {
-                self.line_bytes += bytes;
-                names.lines = Lines::of(elf);
-            } else {
-                let gap = Gap::new("/rows/-/frames/-/line", Reason::Incomplete).path(self.codes[at].path.clone());
+        let lines = match Lines::of(&opened.elf, &self.pages) {
+            Err(NoLines::Absent) => names.separate.as_ref().map(|named| Lines::of(&named.elf, &self.pages)),
+            other => Some(other),
+        };
+        let path = self.codes[at].path.clone();
+        if names.is_truncated() {
+            let detail = "it has more functions than are looked at: some of them have no name, or that of another";
+            let gap = Gap::new("/rows/-/frames/-/function", Reason::LimitReached).path(path.clone());
+            self.limits.push(gap.detail(detail));
+        }
+        match lines {
+            Some(Ok(lines)) => names.lines = Some(lines),
+            None | Some(Err(NoLines::Absent)) => {}
+            Some(Err(NoLines::TooLarge(bytes))) => {
                 let detail = format!("its debug information has {bytes} bytes, which are not read");
-                self.limits.push(gap.detail(detail));
+                self.limits.push(Gap::new("/rows/-/frames/-/line", Reason::LimitReached).path(path).detail(detail));
+            }
+            Some(Err(NoLines::UnknownCompression)) => {
+                let detail = "its debug information is not compressed with zlib";
+                self.limits.push(Gap::new("/rows/-/frames/-/line", Reason::Unsupported).path(path).detail(detail));
             }
         }
+        self.symbols_left = left;
         self.codes[at].names = Some(names);
     }
 
@@ -329,6 +379,19 @@ impl<'r> CodeMap<'r> {
 
     /// Gaps for what a limit kept from being named since the last time.
     pub fn take_limits(&mut self) -> Vec<Gap> {
+        let gap = || Gap::new("/rows/-/frames/-/line", Reason::LimitReached);
+        for code in &mut self.codes {
+            let lines = code.names.as_mut().and_then(|names| names.lines.as_mut());
+            if lines.is_some_and(Lines::take_truncated) {
+                let detail = "its debug information has more units than are looked at: some lines are not known";
+                self.limits.push(gap().path(code.path.clone()).detail(detail));
+            }
+        }
+        if self.pages.is_exhausted() && !self.has_said_exhausted {
+            self.has_said_exhausted = true;
+            let detail = "so much debug information had to be read that it was given up: some lines are not known";
+            self.limits.push(gap().detail(detail));
+        }
         std::mem::take(&mut self.limits)
     }
 }
@@ -343,6 +406,12 @@ fn mini_debug_info<'r>(opened: &Opened<'r>) -> Option<ElfFile<Image<'r>>> {
 }
 
 impl<'r> Names<'r> {
+    /// Whether a limit has cut one of its tables short.
+    fn is_truncated(&self) -> bool {
+        let others = [&self.separate, &self.mini].into_iter().flatten();
+        self.own.is_truncated() || others.into_iter().any(|named| named.symbols.is_truncated())
+    }
+
     fn lookup(&self, elf: &ElfFile<Image<'r>>, svma: u64) -> Option<(String, u64)> {
         let own = || self.own.lookup(elf, svma).map(|symbol| (symbol.name, symbol.offset));
         if self.own.origin() == SymbolOrigin::Symtab {

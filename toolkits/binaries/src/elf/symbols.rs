@@ -1,12 +1,14 @@
 //! Function symbols, for naming addresses.
 //!
 //! One pass over `.symtab` (over `.dynsym` in a stripped file, over what
-//! `PT_DYNAMIC` names where there are no section headers) keeps 16 bytes a
-//! function. Names stay in the file and are read for the addresses that are
-//! asked about, so the table of a browser costs megabytes and not hundreds.
+//! `PT_DYNAMIC` names where there are no section headers) keeps 8 bytes a
+//! function: where it starts, and which entry it is. All else stays in the file and
+//! is read for the addresses that are asked about, so the table of a browser costs
+//! megabytes and not hundreds.
 
 use std::cmp::Reverse;
 
+use goblin::container::Ctx;
 use goblin::elf::section_header::{self, SHF_EXECINSTR};
 use goblin::elf::sym::{self, Sym};
 use scroll::Pread;
@@ -15,7 +17,7 @@ use scroll::ctx::SizeWith;
 use super::dynamic::Dynamic;
 use super::facts::{Machine, Part, Problem, Problems, Section};
 use super::links::read_uint;
-use super::source::{Source, read_cstr, read_vec};
+use super::source::{Source, read_cstr, read_exact, read_vec};
 use super::{ElfFile, Image, MAX_SYMBOL_ENTRIES, MAX_SYMBOL_NAME, MAX_SYMBOLS};
 
 /// Which table the symbols come from.
@@ -59,45 +61,53 @@ pub struct Symbol {
     pub size: u32,
 }
 
-/// One function: 16 bytes.
+/// One function, as it is kept: the order of these is that of the addresses, and of
+/// the file where two are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Start {
+    /// From the table's base on.
+    at: u32,
+    /// Its number in the symbol table.
+    number: u32,
+}
+
+/// One function, as it stands in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     svma: u64,
     name: u32,
-    /// The size in the low 30 bits, saturating; the binding in the high 2.
-    packed: u32,
+    size: u32,
+    /// 0 local, 1 weak, 2 global.
+    binding: u8,
 }
 
 impl Entry {
-    const SIZE: u32 = (1 << 30) - 1;
-
-    fn new(svma: u64, size: u64, name: u32, binding: u8) -> Self {
-        let rank = match binding {
+    fn new(symbol: &Sym, svma: u64) -> Self {
+        let binding = match sym::st_bind(symbol.st_info) {
             sym::STB_LOCAL => 0,
             sym::STB_WEAK => 1,
             _ => 2,
         };
-        let size = u32::try_from(size).unwrap_or(Self::SIZE).min(Self::SIZE);
-        Self { svma, name, packed: rank << 30 | size }
-    }
-
-    fn size(self) -> u32 {
-        self.packed & Self::SIZE
-    }
-
-    fn binding(self) -> u32 {
-        self.packed >> 30
+        let size = u32::try_from(symbol.st_size).unwrap_or(u32::MAX);
+        Self { svma, name: u32::try_from(symbol.st_name).unwrap_or(0), size, binding }
     }
 
     fn contains(self, svma: u64) -> bool {
-        svma >= self.svma && svma - self.svma < u64::from(self.size())
+        svma >= self.svma && svma - self.svma < u64::from(self.size)
     }
 }
 
 /// The function symbols of one module, sorted by SVMA.
 #[derive(Clone, Debug)]
 pub struct SymbolTable {
-    entries: Vec<Entry>,
+    starts: Vec<Start>,
+    /// What the starts count from (SVMA).
+    base: u64,
+    /// Offset in the source of the symbol table.
+    symbols: u64,
+    context: Ctx,
+    /// Bits of an address that are no part of it.
+    flags: u64,
     /// Offset in the source and size of the string table.
     strings: (u64, u64),
     /// The executable sections (or segments), which a symbol without a size
@@ -119,13 +129,13 @@ impl SymbolTable {
     /// How many function symbols there are, aliases included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.starts.len()
     }
 
     /// True where there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.starts.is_empty()
     }
 
     /// Which table they come from.
@@ -159,48 +169,62 @@ impl SymbolTable {
     /// with debug information). All tools agree on the address.
     #[must_use]
     pub fn lookup<S: Source>(&self, elf: &ElfFile<S>, svma: u64) -> Option<Symbol> {
-        let group = self.find(svma)?;
-        let best = group.iter().map(|entry| entry.binding().min(1)).max()?;
+        let source = elf.source();
+        let group = self.find(source, svma)?;
+        let best = group.iter().map(|entry| entry.binding.min(1)).max()?;
         group
             .iter()
-            .filter(|entry| entry.binding().min(1) == best)
+            .filter(|entry| entry.binding.min(1) == best)
             .take(MAX_ALIASES)
-            .filter_map(|entry| Some((self.name(elf.source(), *entry)?, *entry)))
+            .filter_map(|entry| Some((self.name(source, *entry)?, *entry)))
             .min_by_key(|(name, entry)| {
                 let underscores = name.bytes().take_while(|byte| *byte == b'_').count();
-                (underscores, Reverse(entry.binding()), name.len(), name.clone())
+                (underscores, Reverse(entry.binding), name.len(), name.clone())
             })
-            .map(|(name, entry)| Symbol { name, svma: entry.svma, offset: svma - entry.svma, size: entry.size() })
+            .map(|(name, entry)| Symbol { name, svma: entry.svma, offset: svma - entry.svma, size: entry.size })
     }
 
     /// The entries at one address that name `svma`: the nearest that contain it,
     /// else the nearest one without a size.
-    fn find(&self, svma: u64) -> Option<Vec<Entry>> {
-        let end = self.entries.partition_point(|entry| entry.svma <= svma);
-        let before = &self.entries[..end];
-        let nearest = before.last()?.svma;
-        let mut sizeless = before
-            .iter()
-            .rev()
-            .take_while(|entry| entry.svma == nearest)
-            .take(MAX_STEPS)
-            .all(|entry| entry.size() == 0);
-        for entry in before.iter().rev().take(MAX_STEPS) {
+    fn find<S: Source>(&self, source: &S, svma: u64) -> Option<Vec<Entry>> {
+        let wanted = svma.checked_sub(self.base)?;
+        let end = self.starts.partition_point(|start| u64::from(start.at) <= wanted);
+        let before = || self.starts[..end].iter().rev();
+        let last = before().next()?.at;
+        let entries = |at: u32| -> Vec<Entry> {
+            let same = before().skip_while(|start| start.at > at).take_while(|start| start.at == at);
+            same.take(MAX_STEPS).filter_map(|start| self.entry(source, *start)).collect()
+        };
+        let nearest = self.base + u64::from(last);
+        let mut sizeless = true;
+        for start in before().take(MAX_STEPS) {
+            let Some(entry) = self.entry(source, *start) else { continue };
             if entry.contains(svma) {
-                let same = before.iter().rev().skip_while(|other| other.svma > entry.svma);
-                let same = same.take_while(|other| other.svma == entry.svma).take(MAX_STEPS);
-                return Some(same.filter(|other| other.contains(svma)).copied().collect());
+                let mut same = entries(start.at);
+                same.retain(|other| other.contains(svma));
+                return Some(same);
             }
-            // A label inside another function ends with that function.
-            sizeless &= !(entry.svma < nearest && entry.contains(nearest));
-            if svma - entry.svma > self.longest {
+            // The nearest have no size; and a label inside another function ends with it.
+            sizeless &= if start.at == last { entry.size == 0 } else { !entry.contains(nearest) };
+            if start.at != last && svma - entry.svma > self.longest {
                 break;
             }
         }
         let section = |at: u64| self.code.iter().position(|(start, end)| (*start..*end).contains(&at));
         let together = section(svma).is_some() && section(svma) == section(nearest);
-        (sizeless && together)
-            .then(|| before.iter().rev().take_while(|entry| entry.svma == nearest).take(MAX_STEPS).copied().collect())
+        (sizeless && together).then(|| entries(last))
+    }
+
+    /// Reads one entry again.
+    fn entry<S: Source>(&self, source: &S, start: Start) -> Option<Entry> {
+        let mut bytes = [0; sym::sym64::SIZEOF_SYM];
+        let size = Sym::size_with(&self.context);
+        let bytes = bytes.get_mut(..size)?;
+        read_exact(source, self.symbols.checked_add(u64::from(start.number) * size as u64)?, bytes).ok()?;
+        let symbol = bytes.pread_with::<Sym>(0, self.context).ok()?;
+        let entry = Entry::new(&symbol, symbol.st_value & !self.flags);
+        // The file may have been written to since.
+        (entry.svma == self.base + u64::from(start.at)).then_some(entry)
     }
 
     fn name<S: Source>(&self, source: &S, entry: Entry) -> Option<String> {
@@ -221,10 +245,16 @@ pub(super) struct Place {
     pub(super) strings: (u64, u64),
 }
 
-pub(super) fn read<S: Source>(image: &Image<'_, S>, dynamic: &Dynamic) -> SymbolTable {
+pub(super) fn read<S: Source>(image: &Image<'_, S>, dynamic: &Dynamic, most: usize) -> SymbolTable {
     let mut problems = Problems::default();
+    let lowest = image.segments.iter().filter(|segment| segment.is_load()).map(|segment| segment.svma).min();
     let mut table = SymbolTable {
-        entries: Vec::new(),
+        starts: Vec::new(),
+        base: lowest.unwrap_or(0),
+        symbols: 0,
+        context: image.context,
+        // Bit 0 of an Arm function says "Thumb" and is no part of its address.
+        flags: u64::from(image.machine == Machine::ARM),
         strings: (0, 0),
         code: code_ranges(image),
         longest: 0,
@@ -240,20 +270,19 @@ pub(super) fn read<S: Source>(image: &Image<'_, S>, dynamic: &Dynamic) -> Symbol
     for place in places.into_iter().flatten() {
         table.origin = place.origin;
         table.strings = place.strings;
-        fill(image, &place, &mut table, &mut problems);
-        if !table.entries.is_empty() {
+        table.symbols = place.offset;
+        fill(image, &place, most.min(MAX_SYMBOLS), &mut table, &mut problems);
+        if !table.starts.is_empty() {
             break;
         }
     }
-    // Stable: entries at one address stay in the order of the file.
-    table.entries.sort_by_key(|entry| entry.svma);
-    table.entries.shrink_to_fit();
-    table.longest = table.entries.iter().map(|entry| u64::from(entry.size())).max().unwrap_or(0);
+    table.starts.sort_unstable();
+    table.starts.shrink_to_fit();
     table.problems = problems.0;
     table
 }
 
-fn fill<S: Source>(image: &Image<'_, S>, place: &Place, table: &mut SymbolTable, problems: &mut Problems) {
+fn fill<S: Source>(image: &Image<'_, S>, place: &Place, most: usize, table: &mut SymbolTable, problems: &mut Problems) {
     const BLOCK: u64 = 4096;
     let size = Sym::size_with(&image.context);
     let count = place.count.min(MAX_SYMBOL_ENTRIES);
@@ -267,8 +296,6 @@ fn fill<S: Source>(image: &Image<'_, S>, place: &Place, table: &mut SymbolTable,
         let index = symbol.st_shndx.wrapping_sub(1);
         executable.get(index).copied().unwrap_or(false)
     };
-    // Bit 0 of an Arm function says "Thumb" and is no part of its address.
-    let thumb = u64::from(image.machine == Machine::ARM);
     let mut done = 0;
     while done < count {
         let block = (count - done).min(BLOCK);
@@ -280,7 +307,7 @@ fn fill<S: Source>(image: &Image<'_, S>, place: &Place, table: &mut SymbolTable,
                 return problems.add(Part::Symbols, format!("at offset {offset}: {error}"));
             }
         };
-        for chunk in bytes.chunks_exact(size) {
+        for (number, chunk) in (done..).zip(bytes.chunks_exact(size)) {
             let Ok(symbol) = chunk.pread_with::<Sym>(0, image.context) else {
                 continue;
             };
@@ -290,16 +317,18 @@ fn fill<S: Source>(image: &Image<'_, S>, place: &Place, table: &mut SymbolTable,
                 _ => false,
             };
             let is_defined = symbol.st_shndx != section_header::SHN_UNDEF as usize;
-            let name = u32::try_from(symbol.st_name).unwrap_or(0);
-            if !is_function || !is_defined || name == 0 {
+            let entry = Entry::new(&symbol, symbol.st_value & !table.flags);
+            if !is_function || !is_defined || entry.name == 0 {
                 continue;
             }
-            if table.entries.len() == MAX_SYMBOLS {
+            let at = entry.svma.checked_sub(table.base).and_then(|at| u32::try_from(at).ok());
+            let (Some(at), Ok(number)) = (at, u32::try_from(number)) else { continue };
+            if table.starts.len() >= most {
                 table.truncated = true;
                 return;
             }
-            let svma = symbol.st_value & !thumb;
-            table.entries.push(Entry::new(svma, symbol.st_size, name, sym::st_bind(symbol.st_info)));
+            table.starts.push(Start { at, number });
+            table.longest = table.longest.max(u64::from(entry.size));
         }
         if bytes.len() < wanted {
             let there = done + (bytes.len() / size) as u64;

@@ -1,23 +1,29 @@
-//! Source lines and inlined functions, from DWARF.
-//!
-//! The debug information of a large program has hundreds of megabytes: what does not
-//! fit into the budget is not read, and said.
+//! Source lines and inlined functions, from DWARF: the one unit that an address lies in
+//! is read, and of the others no more than where they are.
 
-use std::io::Read as _;
-use std::sync::Arc;
+use std::rc::Rc;
 
-use addr2line::Context;
 use agent_binaries::demangle::demangle;
-use agent_binaries::elf::{ElfFile, Section, Source, read_vec};
+use agent_binaries::elf::{ElfFile, Section as Header, read_vec};
+use agent_binaries::mapped::Image;
 use agent_model::Text;
-use gimli::{EndianArcSlice, RunTimeEndian, SectionId};
+use gimli::{AttributeValue, DebugInfoOffset, Dwarf, Reader as _, SectionId, Unit, UnitOffset};
 
+use super::section::{Bytes, Pages, Section};
+use super::units::Units;
 use crate::frame::Inlined;
 
-/// Bytes of debug sections that are held of all modules together, uncompressed.
-pub(super) const MOST_BYTES: u64 = 32 << 20;
+/// Bytes of debug sections of one module, as they are in the file, and when they are not compressed.
+const MOST_PACKED: u64 = 4 << 30;
+const MOST_UNPACKED: u64 = 512 << 20;
 /// Functions that one address can be inlined through.
 const MOST_INLINED: usize = 64;
+/// References from one description of a function to the next, until one has its name.
+const MOST_ORIGINS: usize = 16;
+/// Units that are looked at for one address, where several say that it is theirs.
+const MOST_UNITS: usize = 4;
+/// Units that are kept as they were parsed.
+const KEPT_UNITS: usize = 4;
 /// SHF_COMPRESSED.
 const COMPRESSED: u64 = 0x800;
 /// SHT_NOBITS.
@@ -25,75 +31,37 @@ const NOBITS: u32 = 8;
 /// ELFCOMPRESS_ZLIB.
 const ZLIB: u32 = 1;
 
-type Reader = EndianArcSlice<RunTimeEndian>;
-
 /// The lines of one module.
-pub(super) struct Lines {
-    context: Context<Reader>,
+pub(super) struct Lines<'r> {
+    dwarf: Dwarf<Bytes<'r>>,
+    units: Units,
+    kept: Vec<(usize, Rc<Unit<Bytes<'r>>>)>,
 }
 
 /// What DWARF knows of an address.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) file: Option<Text>,
     pub(super) line: Option<u32>,
     pub(super) inlined: Vec<Inlined>,
 }
 
+/// A place in the source.
+#[derive(Debug, Default, Clone)]
+struct Place {
+    file: Option<Text>,
+    line: Option<u32>,
+}
+
+/// A function that holds the address, and where it was called from if it is inlined.
+#[derive(Debug, Default)]
+struct Call {
+    function: Option<Text>,
+    from: Place,
+}
+
 /// The sections that lines and inlined functions need.
-fn is_needed(id: SectionId) -> bool {
-    use SectionId::{
-        DebugAbbrev, DebugAddr, DebugAranges, DebugInfo, DebugLine, DebugLineStr, DebugRanges, DebugRngLists, DebugStr,
-        DebugStrOffsets,
-    };
-    matches!(
-        id,
-        DebugAbbrev
-            | DebugAddr
-            | DebugAranges
-            | DebugInfo
-            | DebugLine
-            | DebugLineStr
-            | DebugRanges
-            | DebugRngLists
-            | DebugStr
-            | DebugStrOffsets
-    )
-}
-
-/// The size of a section as it is held.
-fn size_of<S: Source>(elf: &ElfFile<S>, section: &Section) -> u64 {
-    match header_of(elf, section) {
-        Some((_, size)) => size,
-        None => section.size,
-    }
-}
-
-/// Of a compressed section: how, and its size when it is not.
-fn header_of<S: Source>(elf: &ElfFile<S>, section: &Section) -> Option<(u32, u64)> {
-    if section.flags & COMPRESSED == 0 {
-        return None;
-    }
-    // Elf64_Chdr: type, reserved, size, alignment.
-    let header = read_vec(elf.source(), section.offset, 24).ok()?;
-    let kind = u32::from_le_bytes(header.get(..4)?.try_into().ok()?);
-    Some((kind, u64::from_le_bytes(header.get(8..16)?.try_into().ok()?)))
-}
-
-/// How many bytes the lines of `elf` take; 0 where it has none.
-pub(super) fn bytes_of<S: Source>(elf: &ElfFile<S>) -> u64 {
-    let has_lines = elf.section(".debug_info").is_some_and(|section| section.kind != NOBITS && section.size > 0);
-    if !has_lines {
-        return 0;
-    }
-    let names = elf
-        .sections()
-        .iter()
-        .filter(|section| section.kind != NOBITS && ALL.iter().any(|id| is_needed(*id) && id.name() == section.name));
-    names.fold(0, |sum, section| sum.saturating_add(size_of(elf, section)))
-}
-
-const ALL: [SectionId; 10] = [
+const NEEDED: [SectionId; 11] = [
     SectionId::DebugAbbrev,
     SectionId::DebugAddr,
     SectionId::DebugAranges,
@@ -104,59 +72,232 @@ const ALL: [SectionId; 10] = [
     SectionId::DebugRngLists,
     SectionId::DebugStr,
     SectionId::DebugStrOffsets,
+    SectionId::DebugTypes,
 ];
 
-fn load<S: Source>(elf: &ElfFile<S>, id: SectionId) -> Vec<u8> {
-    let Some(section) = elf.section(id.name()).filter(|section| section.kind != NOBITS && is_needed(id)) else {
-        return Vec::new();
-    };
-    let size = usize::try_from(section.size.min(MOST_BYTES)).unwrap_or(0);
-    let bytes = read_vec(elf.source(), section.offset, size).unwrap_or_default();
-    match header_of(elf, section) {
-        None => bytes,
-        Some((ZLIB, size)) => {
-            let mut plain = Vec::new();
-            let packed = bytes.get(24..).unwrap_or_default();
-            let _ = flate2::read::ZlibDecoder::new(packed).take(size.min(MOST_BYTES)).read_to_end(&mut plain);
-            plain
-        }
-        Some(_) => Vec::new(),
+/// Of a compressed section: how, and its size when it is not.
+fn compression(elf: &ElfFile<Image<'_>>, section: &Header) -> Option<(u32, u64)> {
+    if section.flags & COMPRESSED == 0 {
+        return None;
     }
+    // Elf64_Chdr: type, reserved, size, alignment.
+    let header = read_vec(elf.source(), section.offset, 24).ok()?;
+    let kind = u32::from_le_bytes(header.get(..4)?.try_into().ok()?);
+    Some((kind, u64::from_le_bytes(header.get(8..16)?.try_into().ok()?)))
 }
 
-impl Lines {
-    /// Reads the debug sections of `elf`; `None` where they are not as DWARF is.
-    pub(super) fn of<S: Source>(elf: &ElfFile<S>) -> Option<Self> {
-        let sections = gimli::Dwarf::load(|id| {
-            let bytes: Arc<[u8]> = load(elf, id).into();
-            Ok::<_, gimli::Error>(EndianArcSlice::new(bytes, RunTimeEndian::Little))
+/// Why there are no lines.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NoLines {
+    /// The file has none.
+    Absent,
+    /// This many bytes are not read.
+    TooLarge(u64),
+    /// They are compressed in another way than with zlib.
+    UnknownCompression,
+}
+
+impl<'r> Lines<'r> {
+    /// Finds the debug sections of `elf`; nothing of them is read yet.
+    ///
+    /// # Errors
+    ///
+    /// When it has none, or none that are read.
+    pub(super) fn of(elf: &ElfFile<Image<'r>>, pages: &Rc<Pages>) -> Result<Self, NoLines> {
+        let there = |id: SectionId| elf.section(id.name()).filter(|section| section.kind != NOBITS && section.size > 0);
+        if there(SectionId::DebugInfo).is_none() {
+            return Err(NoLines::Absent);
+        }
+        let (mut packed, mut unpacked) = (0_u64, 0_u64);
+        for section in NEEDED.into_iter().filter_map(there) {
+            packed = packed.saturating_add(section.size);
+            match compression(elf, section) {
+                Some((ZLIB, size)) => unpacked = unpacked.saturating_add(size),
+                Some(_) => return Err(NoLines::UnknownCompression),
+                None => {}
+            }
+        }
+        if packed > MOST_PACKED || unpacked > MOST_UNPACKED {
+            return Err(NoLines::TooLarge(packed.max(unpacked)));
+        }
+        let dwarf = Dwarf::load(|id| {
+            let section = there(id).filter(|_| NEEDED.contains(&id));
+            let source = elf.source().clone();
+            let section = match section.map(|section| (section, compression(elf, section))) {
+                None => Section::plain(pages, source, 0, 0),
+                Some((section, None)) => Section::plain(pages, source, section.offset, section.size as usize),
+                Some((section, Some((_, size)))) => {
+                    let offset = section.offset.saturating_add(24);
+                    Section::zlib(pages, source, offset, section.size.saturating_sub(24), size as usize)
+                }
+            };
+            Ok::<_, gimli::Error>(section.reader())
         });
-        let context = Context::from_dwarf(sections.ok()?).ok()?;
-        Some(Self { context })
+        Ok(Self { dwarf: dwarf.map_err(|_| NoLines::Absent)?, units: Units::default(), kept: Vec::new() })
+    }
+
+    /// Whether there are more units than are known; true once.
+    pub(super) fn take_truncated(&mut self) -> bool {
+        self.units.take_truncated()
     }
 
     /// What is known of the code at `svma`.
-    pub(super) fn find(&self, svma: u64) -> Line {
-        let Ok(mut frames) = self.context.find_frames(svma).skip_all_loads() else { return Line::default() };
-        let mut all = Vec::new();
-        while all.len() < MOST_INLINED
-            && let Ok(Some(frame)) = frames.next()
-        {
-            let function = frame.function.as_ref().and_then(|function| function.raw_name().ok()).map(|name| {
-                let shown = demangle(&name);
-                Text::from(shown.as_deref().unwrap_or(&name))
-            });
-            let location = frame.location.as_ref();
-            all.push(Inlined {
-                function,
-                file: location.and_then(|location| location.file).map(Text::from),
-                line: location.and_then(|location| location.line).filter(|line| *line != 0),
-            });
+    pub(super) fn find(&mut self, svma: u64) -> Line {
+        for at in self.units.of(&self.dwarf, svma, MOST_UNITS) {
+            let Some(unit) = self.unit(at) else { continue };
+            let place = self.row(&unit, svma).ok().flatten();
+            let calls = self.calls(&unit, svma).unwrap_or_default();
+            if place.is_none() && calls.is_empty() {
+                continue;
+            }
+            // The innermost function is where the row says, the next one where that was called from.
+            let mut place = place.unwrap_or_default();
+            let mut inlined = Vec::new();
+            let own = calls.len().saturating_sub(1);
+            for call in calls.into_iter().rev().take(own) {
+                let Place { file, line } = std::mem::replace(&mut place, call.from);
+                inlined.push(Inlined { function: call.function, file, line });
+            }
+            return Line { file: place.file, line: place.line, inlined };
         }
-        // The last is the function that has code of its own.
-        match all.pop() {
-            Some(own) => Line { file: own.file, line: own.line, inlined: all },
-            None => Line::default(),
-        }
+        Line::default()
     }
+
+    /// The unit at `at` in `.debug_info`.
+    fn unit(&mut self, at: usize) -> Option<Rc<Unit<Bytes<'r>>>> {
+        if let Some((_, unit)) = self.kept.iter().find(|(kept, _)| *kept == at) {
+            return Some(Rc::clone(unit));
+        }
+        let header = self.dwarf.debug_info.header_from_offset(DebugInfoOffset(at)).ok()?;
+        let unit = Rc::new(self.dwarf.unit(header).ok()?);
+        if self.kept.len() == KEPT_UNITS {
+            self.kept.remove(0);
+        }
+        self.kept.push((at, Rc::clone(&unit)));
+        Some(unit)
+    }
+
+    /// The place of the row of the line table that `svma` belongs to.
+    fn row(&self, unit: &Unit<Bytes<'r>>, svma: u64) -> gimli::Result<Option<Place>> {
+        let Some(program) = unit.line_program.clone() else { return Ok(None) };
+        let mut rows = program.rows();
+        // Address, file and line of the row before, in the same sequence.
+        let mut before: Option<(u64, u64, Option<u32>)> = None;
+        let mut found = None;
+        while let Some((_, row)) = rows.next_row()? {
+            if let Some((address, file, line)) = before
+                && (address..row.address()).contains(&svma)
+            {
+                found = Some((file, line));
+                break;
+            }
+            let line = row.line().and_then(|line| u32::try_from(line.get()).ok());
+            before = (!row.end_sequence()).then(|| (row.address(), row.file_index(), line));
+        }
+        Ok(found.map(|(file, line)| Place { file: self.file(unit, file), line }))
+    }
+
+    /// The path of a file of the unit's line table, below the unit's directory.
+    fn file(&self, unit: &Unit<Bytes<'r>>, index: u64) -> Option<Text> {
+        let header = unit.line_program.as_ref()?.header();
+        let file = header.file(index)?;
+        let text = |value| {
+            let bytes = self.dwarf.attr_string(unit, value).ok()?;
+            Some(bytes.to_slice().ok()?.into_owned())
+        };
+        let mut path =
+            unit.comp_dir.as_ref().and_then(|directory| directory.to_slice().ok()).unwrap_or_default().into_owned();
+        // Number 0 is the unit's own directory.
+        if file.directory_index() != 0
+            && let Some(directory) = file.directory(header)
+        {
+            append(&mut path, &text(directory)?);
+        }
+        append(&mut path, &text(file.path_name())?);
+        Some(Text::from_bytes(&path))
+    }
+
+    /// The function that holds `svma`, and those that are inlined there, outermost first.
+    fn calls(&mut self, unit: &Unit<Bytes<'r>>, svma: u64) -> gimli::Result<Vec<Call>> {
+        let mut entries = unit.entries_raw(None)?;
+        let mut entry = gimli::DebuggingInformationEntry::null();
+        let mut found: Vec<(isize, UnitOffset<usize>, Place)> = Vec::new();
+        while !entries.is_empty() {
+            let depth = entries.next_depth();
+            if found.last().is_some_and(|(innermost, ..)| depth <= *innermost) {
+                // What it holds has been seen.
+                break;
+            }
+            if !entries.read_entry(&mut entry)? {
+                continue;
+            }
+            let is_inlined = entry.tag() == gimli::DW_TAG_inlined_subroutine;
+            if !is_inlined && entry.tag() != gimli::DW_TAG_subprogram || found.len() > MOST_INLINED {
+                continue;
+            }
+            let mut ranges = self.dwarf.die_ranges(unit, &entry)?;
+            let mut holds = false;
+            while !holds && let Some(range) = ranges.next()? {
+                holds = (range.begin..range.end).contains(&svma);
+            }
+            if holds && is_inlined && !found.is_empty() {
+                found.push((depth, entry.offset(), self.call_site(unit, &entry)));
+            } else if holds && !is_inlined {
+                found = vec![(depth, entry.offset(), Place::default())];
+            }
+        }
+        let named = found.into_iter().map(|(_, at, from)| Call { function: self.function(unit, at), from });
+        Ok(named.collect())
+    }
+
+    fn call_site(&self, unit: &Unit<Bytes<'r>>, entry: &gimli::DebuggingInformationEntry<Bytes<'r>>) -> Place {
+        let number = |name| entry.attr_value(name).and_then(|value| value.udata_value());
+        let file = match entry.attr_value(gimli::DW_AT_call_file) {
+            Some(AttributeValue::FileIndex(index)) => Some(index),
+            other => other.and_then(|value| value.udata_value()),
+        };
+        // Before DWARF 5, number 0 is no file.
+        let file = file.filter(|file| *file > 0 || unit.header.version() >= 5);
+        let line = number(gimli::DW_AT_call_line).and_then(|line| u32::try_from(line).ok()).filter(|line| *line != 0);
+        Place { file: file.and_then(|file| self.file(unit, file)), line }
+    }
+
+    /// The name of the function that is described at `at`, or where that description
+    /// says that it is.
+    fn function(&mut self, unit: &Unit<Bytes<'r>>, at: UnitOffset<usize>) -> Option<Text> {
+        let mut other: Option<Rc<Unit<Bytes<'r>>>> = None;
+        let mut at = at;
+        for _ in 0..MOST_ORIGINS {
+            let unit = other.as_deref().unwrap_or(unit);
+            let entry = unit.entry(at).ok()?;
+            let text = |name| entry.attr_value(name).and_then(|value| self.dwarf.attr_string(unit, value).ok());
+            let linked = text(gimli::DW_AT_linkage_name).or_else(|| text(gimli::DW_AT_MIPS_linkage_name));
+            if let Some(name) = linked.or_else(|| text(gimli::DW_AT_name)) {
+                let name = name.to_string_lossy().ok()?.into_owned();
+                return Some(Text::from(demangle(&name).unwrap_or(name).as_str()));
+            }
+            let origin = entry.attr_value(gimli::DW_AT_abstract_origin);
+            match origin.or_else(|| entry.attr_value(gimli::DW_AT_specification))? {
+                AttributeValue::UnitRef(offset) => at = offset,
+                AttributeValue::DebugInfoRef(DebugInfoOffset(offset)) => {
+                    let start = self.units.holding(&self.dwarf, offset)?;
+                    let found = self.unit(start)?;
+                    at = DebugInfoOffset(offset).to_unit_offset(&found.header)?;
+                    other = Some(found);
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+}
+
+/// Puts `rest` behind `path`; an absolute one stands alone.
+fn append(path: &mut Vec<u8>, rest: &[u8]) {
+    if rest.starts_with(b"/") {
+        path.clear();
+    } else if !path.is_empty() && !path.ends_with(b"/") {
+        path.push(b'/');
+    }
+    path.extend_from_slice(rest);
 }
