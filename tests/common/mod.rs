@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test: it starts programs and reads files")]
 
 pub(crate) mod namespace;
+pub(crate) mod packages;
 pub(crate) mod servers;
 
 use std::collections::BTreeMap;

