@@ -175,3 +175,19 @@ fn a_symbol_table_that_claims_to_be_endless_is_cut_and_that_is_said() {
     let row = thread(&seen, &json!(target.pid()));
     assert!(functions(&row).windows(2).any(|two| two == ["waits_here", "main"]), "{row}");
 }
+
+#[test]
+fn the_second_look_of_a_command_reads_no_symbols_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let target = Child::ready(&mut Command::new(many_functions(directory.path(), 200_000)));
+    wait_until("it to wait", SOON, || common::state(target.pid()) == Some('S'));
+    let pid = target.pid().to_string();
+    let bytes = |seen: &Value| seen["cost"]["bytes_read"].as_u64().expect("a number");
+    let once = bytes(&common::json(["stacks", "--locks", "--stop", "never", "--pid", &pid]));
+    // The scenario looks twice.
+    let options = ["run", "deadlock", "--param", "interval=10ms", "--param", "stop=never", "--pid", &pid, "-o", "json"];
+    let twice = bytes(&common::json(options));
+    // Each symbol has 24 bytes.
+    assert!(once > 200_000 * 24, "{once}");
+    assert!(twice < once + once / 4, "{twice} bytes for two looks, {once} for one");
+}

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod differential;
 mod go;
+mod known;
 mod lines;
 mod mini;
 mod perf_map;
@@ -24,6 +25,7 @@ use agent_system::{Process, Run};
 use crate::frame::Inlined;
 use crate::unwind::{Module, Unwinder};
 use go::GoTable;
+use known::Identity;
 use lines::{Lines, NoLines};
 use perf_map::PerfMap;
 use section::Pages;
@@ -36,8 +38,12 @@ struct Code<'r> {
     /// Where its first executable mapping starts in the file, in bytes.
     file_offset: u64,
     opened: Option<Opened<'r>>,
+    /// By which what was found of it is known again.
+    identity: Option<Identity>,
     /// Made when the first address in it is named.
     names: Option<Names<'r>>,
+    /// Whether a limit has cut its names or lines.
+    is_limited: bool,
 }
 
 /// An ELF file and its function symbols.
@@ -198,7 +204,18 @@ impl<'r> CodeMap<'r> {
         self.unwinder.add_module(module.unwrap_or_else(|| Module::code(avma.clone())));
         let opened = if bias.is_some() { opened } else { None };
         let file_offset = file.pieces.iter().find(|piece| piece.executable).map_or(0, |piece| piece.offset);
-        self.codes.push(Code { path, avma, bias: bias.unwrap_or(0), file_offset, opened, names: None });
+        let mut code = Code {
+            path,
+            avma,
+            bias: bias.unwrap_or(0),
+            file_offset,
+            opened,
+            identity: None,
+            names: None,
+            is_limited: false,
+        };
+        code.identity = Identity::of(&code);
+        self.codes.push(code);
     }
 
     fn add_vdso(&mut self, avma: Range<u64>, image: Image<'r>) {
@@ -215,7 +232,9 @@ impl<'r> CodeMap<'r> {
             bias,
             file_offset: 0,
             opened: Some(opened),
+            identity: None,
             names: None,
+            is_limited: false,
         });
     }
 
@@ -254,6 +273,11 @@ impl<'r> CodeMap<'r> {
         let Some(at) = self.codes[..at].iter().rposition(|code| code.avma.contains(&avma)) else {
             return self.generated(avma, Name::default());
         };
+        let file = self.codes[at].identity.clone();
+        let svma = avma.wrapping_sub(self.codes[at].bias);
+        if let Some(known) = file.as_ref().and_then(|file| known::get(file, svma)) {
+            return Name { module: Some(self.codes[at].path.clone()), ..known };
+        }
         if self.codes[at].names.is_none() {
             self.load(at);
         }
@@ -262,7 +286,6 @@ impl<'r> CodeMap<'r> {
         let Some((opened, names)) = code.opened.as_ref().zip(code.names.as_mut()) else {
             return self.generated(avma, name);
         };
-        let svma = avma.wrapping_sub(code.bias);
         name.offset = Some(svma);
         name.build_id = opened.elf.facts().build_id.clone();
         if let Some((mut function, offset)) = names.lookup(&opened.elf, svma) {
@@ -277,6 +300,10 @@ impl<'r> CodeMap<'r> {
         if let Some(lines) = &mut names.lines {
             let found = lines.find(svma);
             (name.file, name.line, name.inlined) = (found.file, found.line, found.inlined);
+        }
+        // What a limit has cut is said each time, and so looked for each time.
+        if let Some(file) = file.filter(|_| !code.is_limited && !self.pages.is_exhausted()) {
+            known::put(&file, svma, &name);
         }
         name
     }
@@ -329,6 +356,7 @@ impl<'r> CodeMap<'r> {
             other => Some(other),
         };
         let path = self.codes[at].path.clone();
+        let said = self.limits.len();
         if names.is_truncated() {
             let detail = "it has more functions than are looked at: some of them have no name, or that of another";
             let gap = Gap::new("/rows/-/frames/-/function", Reason::LimitReached).path(path.clone());
@@ -347,6 +375,7 @@ impl<'r> CodeMap<'r> {
             }
         }
         self.symbols_left = left;
+        self.codes[at].is_limited = self.limits.len() > said;
         self.codes[at].names = Some(names);
     }
 
