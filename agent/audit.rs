@@ -165,6 +165,22 @@ impl Audit {
         }
     }
 
+    /// Records the bundle that was made in the session of a hold: the chain in it is its own, and leads back to the receipt
+    /// of the hold by this record alone.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be recorded.
+    pub(crate) fn bundled(&mut self, bundle: Value) -> Result<(), Unrecorded> {
+        let head = self.head();
+        let (Self::Held(joined), Some(head)) = (self, head) else { return Ok(()) };
+        let mut added = data(bundle);
+        added.insert("action".to_owned(), joined.link.action().into());
+        let head = serde_json::to_value(head).map_err(|error| Unrecorded(error.to_string()))?;
+        added.insert("audit".to_owned(), head);
+        joined.link.record(Kind::ArtifactAdd, added)
+    }
+
     /// As [`Lines::kept`].
     pub(crate) fn kept(&self) -> &[u8] {
         match self {
@@ -200,6 +216,8 @@ pub(crate) struct Action<'a> {
     envelopes: u64,
     gaps: usize,
     digest: Option<String>,
+    /// What had been written before, in bytes: where a console performs the command, by that.
+    written_before: u64,
     /// The first limit or refusal of each kind is recorded; how many there were, the envelope says.
     told: Vec<Reason>,
 }
@@ -223,7 +241,8 @@ impl<'a> Action<'a> {
         }
         let intent = json!({"action": number, "command": command, "argv": argv});
         witness.record(Kind::ActionStart, data(intent))?;
-        Ok(Self { witness, number, envelopes: 0, gaps: 0, digest: None, told: Vec::new() })
+        let written_before = agent_output::written_bytes();
+        Ok(Self { witness, number, envelopes: 0, gaps: 0, digest: None, written_before, told: Vec::new() })
     }
 
     /// Takes an envelope before it is printed: where a limit or a rule cut it off, that is recorded.
@@ -274,17 +293,18 @@ impl<'a> Action<'a> {
         self.witness.record(Kind::ArtifactAdd, added)
     }
 
-    /// Records what was touched, and how it ended.
+    /// Records what was touched, and how it ended. `kept_bytes` were written to files of our own.
     ///
     /// # Errors
     ///
     /// When it cannot be recorded.
-    pub(crate) fn end(self, status: Status, ledger: &Ledger) -> Result<(), Unrecorded> {
+    pub(crate) fn end(self, status: Status, ledger: &Ledger, kept_bytes: u64) -> Result<(), Unrecorded> {
         let Accessed { count, sha256, kinds } = ledger.accessed();
         let kinds: Data = kinds.into_iter().map(|(access, count)| (access.as_str().to_owned(), count.into())).collect();
         let accessed = json!({"action": self.number, "count": count, "kinds": kinds, "sha256": sha256});
         self.witness.record(Kind::Access, data(accessed))?;
         let spent = ledger.spent();
+        let printed_bytes = agent_output::written_bytes().saturating_sub(self.written_before);
         let mut ended = json!({
             "action": self.number,
             "exit": status as u8,
@@ -294,6 +314,8 @@ impl<'a> Action<'a> {
             "bytes": spent.bytes,
             "stops": spent.stops,
             "stopped_us": spent.stopped_us,
+            "cpu_us": clock::cpu_us(),
+            "written_bytes": printed_bytes.saturating_add(kept_bytes),
         });
         if let Some(digest) = self.digest {
             ended["digest"] = digest.into();

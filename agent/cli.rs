@@ -33,8 +33,10 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "AGENT_TIMEOUT", default_value = "60s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Duration,
     /// What the agent may take, as NAME=VALUE separated by commas: wall=60s (all of its time),
-    /// cpu=50% (of one core, after the first second), rss=128M (its memory), out=64M (what it
-    /// writes), stop=250ms/2s (how long it may hold one thread, and all)
+    /// cpu=50%/30s (of one core, after the first second, and CPU time in all), rss=128M (its
+    /// memory), out=64M (what it writes), stop=250ms/2s (how long it may hold one thread, and
+    /// all). Those of a hold are for all commands of its session together, but cpu=50% and
+    /// rss, which each has
     #[arg(long, global = true, env = "AGENT_LIMIT", value_name = "LIMITS")]
     pub(crate) limit: Option<Wanted>,
     /// Exit with 0 although something could not be seen

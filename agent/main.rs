@@ -222,9 +222,18 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
         Err(_) => Status::Refused,
     };
     let head = audit.head();
-    if let Some(Err(error)) = how.bundle.map(|bundle| bundle.close((audit.kept(), head.as_ref()), status)) {
-        agent_output::tell(&format!("the bundle: {error}"));
-        status = status.max(Status::Failed);
+    match how.bundle.map(|bundle| bundle.close((audit.kept(), head.as_ref()), status)) {
+        Some(Ok(bundle)) => {
+            if let Err(error) = audit.bundled(bundle) {
+                agent_output::tell(&error.to_string());
+                status = Status::Refused;
+            }
+        }
+        Some(Err(error)) => {
+            agent_output::tell(&format!("the bundle: {error}"));
+            status = status.max(Status::Failed);
+        }
+        None => {}
     }
     verdict.leave(status, head);
     Ok(status)
@@ -292,7 +301,8 @@ fn recorded(
             return Status::Refused;
         }
     }
-    match action.end(status, &ledger) {
+    let kept_bytes = how.bundle.as_ref().map_or(0, |bundle| bundle.kept_bytes());
+    match action.end(status, &ledger, kept_bytes) {
         Ok(()) => status,
         Err(error) => {
             agent_output::tell(&error.to_string());

@@ -105,6 +105,105 @@ fn commands_are_part_of_the_session_that_is_held() {
 }
 
 #[test]
+fn what_one_command_takes_the_others_of_the_session_have_not() {
+    let Some((pod, hold)) = held("what_one_command_takes", &["--ttl", "5m", "--limit", "out=32K,cpu=50%/60s"]) else {
+        return;
+    };
+    let summary = |status: &Output| answer(status)["data"]["summary"].clone();
+    let first = summary(&exec(&pod, &hold, &["status"]));
+    assert_eq!((&first["written_bytes"], &first["written_limit_bytes"]), (&json!(0), &json!(32 << 10)));
+    assert_eq!((&first["cpu_limit_us"], &first["stopped_limit_us"]), (&json!(60_000_000), &json!(6_000_000)));
+    assert_eq!(first["wall_limit_us"], Value::Null);
+    // Each of these has room alone.
+    let looks: Vec<Output> = (0..10).map(|_| exec(&pod, &hold, &["access", "-o", "json"])).collect();
+    let refused: Vec<&Output> = looks.iter().filter(|look| look.stdout_text().is_empty()).collect();
+    let printed: usize = looks.iter().map(|look| look.stdout_text().len()).sum();
+    assert!(!refused.is_empty() && refused.len() < 10 && printed <= 32 << 10, "{} {printed}", refused.len());
+    for look in &refused {
+        assert_eq!(look.exit_code, 4);
+        assert!(look.stderr_text().contains("limit_reached: the out that all commands"), "{}", look.stderr_text());
+    }
+    // Whoever wants to know, or to end it, may.
+    let last = summary(&exec(&pod, &hold, &["status"]));
+    let used = |key: &str| last[key].as_u64().expect("a number");
+    assert!(used("written_bytes") >= printed as u64 && used("written_bytes") > 16 << 10, "{last}");
+    assert!(used("cpu_us") > 0 && used("wall_us") > 0, "{last}");
+    assert_eq!(exec(&pod, &hold, &["end"]).exit_code, 0);
+    let (_, records, text, _) = ended(hold);
+    assert_eq!(verify(text.as_bytes(), None).chains[0].verdict, Verdict::Whole);
+    let hits = of_kind(&records, "limit.hit");
+    assert_eq!(hits.iter().filter(|hit| hit["data"]["limit"] == "out").count(), refused.len());
+    assert!(records[0]["data"]["limits"].as_str().is_some_and(|limits| limits.contains("out=32768")));
+}
+
+#[test]
+fn cpu_time_that_one_command_has_used_is_gone() {
+    let Some((pod, hold)) = held("cpu_time_that_one_command", &["--ttl", "5m", "--limit", "cpu=50%/1s"]) else {
+        return;
+    };
+    let looks: Vec<Output> = (0..200).map(|_| exec(&pod, &hold, &["ps"])).take_while(|ps| ps.exit_code == 0).collect();
+    assert!(!looks.is_empty() && looks.len() < 200, "{} commands within a second of CPU time", looks.len());
+    let status = answer(&exec(&pod, &hold, &["status"]))["data"]["summary"].clone();
+    let used = status["cpu_us"].as_u64().expect("a number");
+    let told: u64 = looks.iter().map(|ps| answer(ps)["cost"]["cpu_us"].as_u64().expect("a number")).sum();
+    assert!(used >= told && used > 500_000, "{used} {told}");
+    // What was cut off in the middle, or is not let begin at all, ends alike.
+    let refused = exec(&pod, &hold, &["ps"]);
+    assert!(refused.exit_code == 4 && refused.stderr_text().contains("limit_reached"), "{}", refused.stderr_text());
+}
+
+#[test]
+fn the_record_of_a_bundle_leads_from_the_receipt_to_its_own_chain() {
+    let Some((pod, hold)) = held("the_record_of_a_bundle", &["--ttl", "5m"]) else { return };
+    let bundle = exec(&pod, &hold, &["fds", "-o", "bundle"]);
+    assert_eq!(bundle.exit_code, 0, "{}", bundle.stderr_text());
+    let kept = exec(&pod, &hold, &["ps", "--keep=/tmp"]);
+    assert_eq!(exec(&pod, &hold, &["end"]).exit_code, 0);
+    let (_, records, text, receipt) = ended(hold);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(path(name), bytes).expect("a file");
+    write("b", &bundle.stdout);
+    write("log", text.as_bytes());
+    write("receipt", receipt.to_string().as_bytes());
+    // The record is that of these bytes, and of the chain within.
+    let added: Vec<&Value> =
+        of_kind(&records, "artifact.add").into_iter().filter(|one| one["data"]["audit"].is_object()).collect();
+    let [streamed, ..] = added[..] else { panic!("{records:?}") };
+    assert_eq!(added.len(), if kept.exit_code == 0 { 2 } else { 1 }, "{}", kept.stderr_text());
+    assert_eq!(streamed["data"]["sha256"], agent_scenario_sha256(&bundle.stdout));
+    assert_eq!(streamed["data"]["bytes"], bundle.stdout.len());
+    let verified = common::json(["bundle", "verify", &path("b"), "--log", &path("log"), "--witness", &path("receipt")]);
+    let audit = &verified["data"]["summary"]["audit"];
+    assert_eq!(
+        (&audit["head"], &audit["records"]),
+        (&streamed["data"]["audit"]["head"], &streamed["data"]["audit"]["count"])
+    );
+    assert_eq!((&verified["data"]["summary"]["state"], &verified["gaps"]), (&json!("whole"), &json!([])));
+    // Another bundle, the log of another session, a log that was cut: each is told.
+    let cut: String =
+        text.lines().filter(|line| !line.contains("\"artifact.add\"")).map(|line| format!("{line}\n")).collect();
+    write("cut", cut.as_bytes());
+    let other = common::run(["fds", "-o", "bundle", "--pid", &std::process::id().to_string()]);
+    write("other", &other.stdout);
+    for (file, log, witness) in
+        [("other", "log", "receipt"), ("b", "cut", "receipt"), ("b", "cut", ""), ("other", "log", "")]
+    {
+        let mut arguments = vec!["bundle".to_owned(), "verify".to_owned(), path(file), "--log".to_owned(), path(log)];
+        if !witness.is_empty() {
+            arguments.extend(["--witness".to_owned(), path(witness)]);
+        }
+        let verified = common::json(arguments);
+        assert_eq!(verified["data"]["summary"]["state"], "tampered", "{file} {log} {witness}");
+    }
+}
+
+fn agent_scenario_sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
 fn a_session_ends_at_its_deadline_and_what_runs_is_told() {
     let Some((pod, hold)) = held("a_session_ends_at_its_deadline", &["--ttl", "4s"]) else { return };
     let capture = exec(&pod, &hold, &["profile", "--for", "60s"]);

@@ -231,14 +231,22 @@ impl Bundle {
         files.map(|file| json!({"path": file.path, "bytes": file.bytes, "sha256": file.sha256})).collect()
     }
 
-    /// Closes it: the records of the audit and what they come to, if they are known, and how the command ended.
+    /// What it has in a file of its own so far, in bytes: standard output is counted where it is written.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        let writer = |state: &State| state.writer.as_ref().map_or(0, Writer::written_bytes);
+        if self.name.is_some() { writer(&self.state()) } else { 0 }
+    }
+
+    /// Closes it: the records of the audit and what they come to, if they are known, and how the command ended. Returns
+    /// what an audit says of it.
     ///
     /// # Errors
     ///
     /// When it cannot be written.
-    pub(crate) fn close(&self, audit: (&[u8], Option<&AuditHead>), status: Status) -> io::Result<()> {
+    pub(crate) fn close(&self, audit: (&[u8], Option<&AuditHead>), status: Status) -> io::Result<Value> {
         let mut state = self.state();
-        let Some(mut writer) = state.writer.take() else { return Ok(()) };
+        let Some(mut writer) = state.writer.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        let before = writer.written_bytes();
         let redaction = json!({"removed": state.removed});
         writer.add_last(bundle::REDACTION, JSON, &serde_json::to_vec(&redaction)?)?;
         writer.add_last(bundle::ACCESS, NDJSON, &state.accesses)?;
@@ -252,10 +260,11 @@ impl Bundle {
         if let Some(head) = audit.1 {
             about.insert("audit".to_owned(), serde_json::to_value(head)?);
         }
-        writer.end(about.into())?;
+        let (bytes, sha256) = writer.end(about.into())?;
         if let Some(name) = &self.name {
             agent_output::tell(&format!("kept: agent fetch {name}"));
         }
-        Ok(())
+        let path = self.name.as_deref().unwrap_or("-");
+        Ok(json!({"path": path, "bytes": bytes, "sha256": sha256, "written_bytes": bytes - before}))
     }
 }

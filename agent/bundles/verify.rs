@@ -14,6 +14,9 @@ use serde_json::Value;
 use super::read;
 use crate::verify::head_in;
 
+/// The longest log that is read, in bytes.
+const LONGEST_LOG: usize = 256 << 20;
+
 /// The collector of bundles.
 pub(crate) struct BundleFile;
 
@@ -38,6 +41,11 @@ pub(crate) struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-class" = "path"))]
     witness: Option<String>,
+    /// The log of the container whose hold the bundle was made in; the witness is then that of this log
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-class" = "path"))]
+    log: Option<String>,
 }
 
 /// What a bundle was found to be.
@@ -139,11 +147,14 @@ manifest last, so one that was cut off opens, and says what is missing. A bundle
   tampered   something was changed: which file, and what of it
 
 The whole bundle can be replaced by another good one: only the termination message, which stays with the pod,
-tells (--witness). Anything but whole is a gap. Nothing is unpacked to disk.
+tells (--witness). In the session of a hold the bundle's audit is a chain of its own, which a record of the hold's chain
+names: the container's log leads to it (--log), and the termination message to that. Anything but whole is a gap. Nothing
+is unpacked to disk.
 
   agent run triage -o bundle > triage.dbg.tar.zst
   agent bundle verify triage.dbg.tar.zst
   agent bundle show triage.dbg.tar.zst -o table
+  agent bundle verify triage.dbg.tar.zst --log log.txt --witness head.json
   agent bundle cat triage.dbg.tar.zst findings.json -o raw";
     const TARGET: TargetUse = TargetUse::None;
     const FORMATS: &'static [ExtraFormat<Files>] =
@@ -154,7 +165,16 @@ tells (--witness). Anything but whole is a gap. Nothing is unpacked to disk.
     fn collect(run: &Run, options: &Options) -> Result<Gathered<Files>, Failure> {
         let witness = options.witness.as_deref().map(|path| head_in(run, path)).transpose()?;
         let bundle = read::any_bundle(run, &options.file)?;
-        let checked = check(&bundle, witness.as_ref());
+        let checked = match &options.log {
+            Some(log) => {
+                let log = run.own_file(log, LONGEST_LOG)?;
+                let mut checked = check(&bundle, None);
+                checked.problems.extend(unnamed(&checked, &audit::verify(&log, witness.as_ref())));
+                checked.settle(&bundle);
+                checked
+            }
+            None => check(&bundle, witness.as_ref()),
+        };
         let gaps = gaps(&checked);
         let mut files = files(&bundle, checked);
         match options.action.as_str() {
@@ -200,6 +220,17 @@ pub(super) struct Checked {
 }
 
 impl Checked {
+    /// Says what the problems come to.
+    fn settle(&mut self, bundle: &Bundle) {
+        let is_cut_off = |problem: &Problem| problem.fault == Fault::CutOff;
+        self.state = match &self.problems[..] {
+            [] => State::Whole,
+            problems if problems.iter().all(is_cut_off) => State::CutOff,
+            _ => State::Tampered,
+        };
+        self.missing = if self.state == State::Whole { Vec::new() } else { missing(bundle) };
+    }
+
     /// What is wrong and what is missing, a line each; empty where it is whole.
     pub(super) fn in_words(&self) -> Vec<String> {
         let head = match self.state {
@@ -226,14 +257,27 @@ pub(super) fn check(bundle: &Bundle, witness: Option<&Head>) -> Checked {
         problems.extend(envelope_problem(entry, value));
     }
     let audit = check_audit(bundle, witness, &mut problems);
-    let is_cut_off = |problem: &Problem| problem.fault == Fault::CutOff;
-    let state = match &problems[..] {
-        [] => State::Whole,
-        problems if problems.iter().all(is_cut_off) => State::CutOff,
-        _ => State::Tampered,
+    let mut checked = Checked { problems, schemas, audit, missing: Vec::new(), state: State::Whole };
+    checked.settle(bundle);
+    checked
+}
+
+/// Why `log`, that of a hold, does not lead to the bundle; `None` where it does.
+fn unnamed(checked: &Checked, log: &audit::Report) -> Option<Problem> {
+    let problem = |why: String| Some(Problem { path: Some(bundle::AUDIT.to_owned()), fault: Fault::Audit, why });
+    let Some(own) = &checked.audit else {
+        return problem("the bundle has no audit that the log could name".to_owned());
     };
-    let missing = if state == State::Whole { Vec::new() } else { missing(bundle) };
-    Checked { problems, schemas, audit, missing, state }
+    let own = Head { count: own.records, head: own.head.clone(), key: own.key.clone() };
+    let names = |chain: &&Verified| chain.bundles.contains(&own);
+    match log.chains.iter().find(names) {
+        Some(chain) if chain.verdict == audit::Verdict::Tampered => {
+            let why = chain.why.as_deref().unwrap_or_default();
+            problem(format!("the log that names it was tampered with: {why}"))
+        }
+        Some(_) => None,
+        None => problem("no good record of the log names this chain".to_owned()),
+    }
 }
 
 /// What is wrong with an envelope: its schema, or its digest.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use agent_model::RedactionLevel;
 use agent_session::audit::{Data, Head, Kind, Unrecorded, Witness, hex};
-use agent_session::{Identity, Limits, Wanted};
+use agent_session::{Identity, Limits};
 use agent_system::channel::{Channel, LONGEST_MESSAGE};
 use agent_system::own;
 use serde_json::json;
@@ -125,8 +125,7 @@ impl Link {
 
     /// What the session may take.
     pub(crate) fn limits(&self) -> Limits {
-        let wanted: Wanted = self.welcome.limits.parse().unwrap_or_default();
-        Limits::default().with(wanted)
+        self.welcome.limits
     }
 
     /// When the session ends, on the clock that only goes on.

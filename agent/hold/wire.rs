@@ -6,6 +6,7 @@
 
 use agent_model::{RedactionLevel, SessionInfo, Text};
 use agent_session::redact::hmac;
+use agent_session::{Limits, Totals};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -53,8 +54,8 @@ pub(super) struct Welcome {
     pub(super) expires: String,
     /// When the session ends, on the clock that only goes on.
     pub(super) deadline_us: u64,
-    /// As `--limit` takes them.
-    pub(super) limits: String,
+    /// What it may take: no more than is left for all commands of the session.
+    pub(super) limits: Limits,
     /// The key of its pseudonyms, in hex.
     pub(super) key: String,
     pub(super) standing: Standing,
@@ -62,7 +63,7 @@ pub(super) struct Welcome {
 }
 
 /// How a session stands.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Standing {
     /// When it began (RFC 3339).
     #[schemars(extend("x-class" = "id"))]
@@ -86,8 +87,40 @@ pub(crate) struct Standing {
     pub(crate) stops: u64,
     /// And for how long in all, in microseconds.
     pub(crate) stopped_us: u64,
+    /// Of so many that they may.
+    pub(crate) stopped_limit_us: u64,
+    /// How long its commands ran, each counted by itself, in microseconds.
+    pub(crate) wall_us: u64,
+    /// Of so many; null where nothing but the end of the session limits it.
+    pub(crate) wall_limit_us: Option<u64>,
+    /// CPU time that its commands have used, in microseconds.
+    pub(crate) cpu_us: u64,
+    /// Of so many.
+    pub(crate) cpu_limit_us: u64,
+    /// What its commands have written, in bytes.
+    pub(crate) written_bytes: u64,
+    /// Of so many.
+    pub(crate) written_limit_bytes: u64,
     /// Whoever tried to join and could not prove to be in this container.
     pub(crate) strangers: u64,
+}
+
+impl Standing {
+    /// The same, with what was taken and how much may be.
+    pub(super) fn with(self, totals: &Totals) -> Self {
+        let Totals { most, taken } = *totals;
+        Self {
+            stopped_us: taken.stopped_us,
+            stopped_limit_us: most.stopped_us,
+            wall_us: taken.wall_us,
+            wall_limit_us: (most.wall_us != u64::MAX).then_some(most.wall_us),
+            cpu_us: taken.cpu_us,
+            cpu_limit_us: most.cpu_us,
+            written_bytes: taken.out_bytes,
+            written_limit_bytes: most.out_bytes,
+            ..self
+        }
+    }
 }
 
 /// A command of the session.

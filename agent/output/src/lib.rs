@@ -10,7 +10,7 @@ mod table;
 use std::cell::Cell;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use agent_model::{Envelope, Shown};
@@ -221,8 +221,32 @@ fn patiently<W: Write + AsFd>(out: &mut W, lines: &[u8], stuck: &AtomicBool) -> 
     Ok(())
 }
 
+/// What was written to standard output, in bytes.
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
+
+/// How many bytes were written to standard output so far, by whatever prints answers.
+pub fn written_bytes() -> u64 {
+    WRITTEN.load(Relaxed)
+}
+
+/// Standard output, counted.
+#[derive(Debug)]
+pub(crate) struct Counted<W>(pub(crate) W);
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.0.write(bytes)?;
+        WRITTEN.fetch_add(written as u64, Relaxed);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 fn ended(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Ended> {
-    let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
+    let mut out = BufWriter::with_capacity(64 << 10, Counted(io::stdout().lock()));
     match write(&mut out).and_then(|()| out.flush()) {
         Ok(()) => Ok(Ended::Whole),
         Err(error) => {

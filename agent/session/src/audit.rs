@@ -19,6 +19,7 @@ use std::fmt::Write as _;
 
 use agent_model::canonical;
 pub use chain::Chain;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
@@ -101,13 +102,15 @@ pub struct At {
 }
 
 /// What a chain comes to. Kept elsewhere, it is the witness of the whole chain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Head {
     /// How many records there are.
     pub count: u64,
     /// The hash of the last, in hex.
+    #[schemars(extend("x-class" = "id"))]
     pub head: String,
     /// The public key that the first checkpoint is checked with, in hex.
+    #[schemars(extend("x-class" = "id"))]
     pub key: String,
 }
 

@@ -12,10 +12,12 @@ mod identity;
 mod ledger;
 mod limits;
 pub mod redact;
+mod totals;
 
 pub use identity::{Identity, IdentityError};
 pub use ledger::{Access, Accessed, Entry, Ledger, Spent};
 pub use limits::{LimitError, Limits, Refusal, Wanted};
+pub use totals::{Taken, Totals};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -164,6 +166,9 @@ impl Session {
     pub fn refusal(&self, usage: Usage) -> Option<Refusal> {
         if self.is_over(usage.now_us) {
             return Some(self.reach(Refusal::Deadline));
+        }
+        if self.has_reached(Refusal::Cpu) {
+            return Some(Refusal::Cpu);
         }
         // It stays reached: what was seen needs the rest.
         if usage.memory_bytes >= self.soft_memory_bytes.load(Relaxed) || self.has_reached(Refusal::Memory) {

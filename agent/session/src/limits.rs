@@ -7,15 +7,18 @@ use std::fmt;
 use std::str::FromStr;
 
 use agent_model::Reason;
+use serde::{Deserialize, Serialize};
 
 /// How much a session may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// How long it may last in all, in microseconds.
     pub wall_us: u64,
     /// CPU time, in percent of one core: above it the agent waits. What it may use in
     /// [`AHEAD_US`] it may use at once, so that a short command is not held up.
     pub cpu_percent: u32,
+    /// CPU time in all, in microseconds: thereafter nothing more is looked at.
+    pub cpu_us: u64,
     /// Its own memory, in bytes. At three quarters of it nothing more is looked at, so that
     /// there is room to tell what was seen; at all of it the agent ends.
     pub rss_bytes: u64,
@@ -38,6 +41,7 @@ impl Default for Limits {
         Self {
             wall_us: u64::MAX,
             cpu_percent: 50,
+            cpu_us: u64::MAX,
             rss_bytes: 128 << 20,
             out_bytes: 64 << 20,
             stop_us: 250_000,
@@ -47,16 +51,17 @@ impl Default for Limits {
     }
 }
 
-/// Limits that were asked for, as `wall=60s,cpu=50%,rss=64M,out=64M,stop=50ms/500ms,commands=4`;
+/// Limits that were asked for, as `wall=60s,cpu=50%/30s,rss=64M,out=64M,stop=50ms/500ms,commands=4`;
 /// what is left out stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wanted {
-    wall_us: Option<u64>,
-    cpu_percent: Option<u32>,
+    pub(crate) wall_us: Option<u64>,
+    pub(crate) cpu_percent: Option<u32>,
+    pub(crate) cpu_us: Option<u64>,
     rss_bytes: Option<u64>,
-    out_bytes: Option<u64>,
+    pub(crate) out_bytes: Option<u64>,
     stop_us: Option<u64>,
-    stops_us: Option<u64>,
+    pub(crate) stops_us: Option<u64>,
     commands: Option<u32>,
 }
 
@@ -64,13 +69,13 @@ pub struct Wanted {
 const LEAST_RSS: u64 = 8 << 20;
 
 /// The least that it writes: an envelope without its data.
-const LEAST_OUT: u64 = 16 << 10;
+pub(crate) const LEAST_OUT: u64 = 16 << 10;
 
 /// Why limits were not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
     /// It is none of the names.
-    #[error("there is no limit {0:?}: wall=60s, cpu=50%, rss=64M, out=64M, stop=50ms/500ms, commands=4")]
+    #[error("there is no limit {0:?}: wall=60s, cpu=50%/30s, rss=64M, out=64M, stop=50ms/500ms, commands=4")]
     Name(String),
     /// Its value is not as it should be.
     #[error("limit {name}: {words}")]
@@ -96,10 +101,13 @@ impl FromStr for Wanted {
                     wanted.wall_us = Some(time(value).ok_or_else(|| fail("wall", words))?);
                 }
                 "cpu" => {
-                    let percent = value.strip_suffix('%').unwrap_or(value).parse().ok();
-                    let words = "percent of one core, 1% to 6400%";
+                    let words =
+                        "percent of one core, 1% to 6400%, and, behind a slash, the time in all, such as 50%/30s";
+                    let (share, all) = value.split_once('/').map_or((value, None), |(share, all)| (share, Some(all)));
+                    let percent = share.strip_suffix('%').unwrap_or(share).parse().ok();
                     wanted.cpu_percent =
                         Some(percent.filter(|p| (1..=6400).contains(p)).ok_or_else(|| fail("cpu", words))?);
+                    wanted.cpu_us = all.map(|all| time(all).ok_or_else(|| fail("cpu", words))).transpose()?;
                 }
                 "rss" => {
                     let words = "bytes such as 64M, at least 8M";
@@ -161,6 +169,7 @@ impl Limits {
         Self {
             wall_us: wanted.wall_us.unwrap_or(self.wall_us),
             cpu_percent: wanted.cpu_percent.unwrap_or(self.cpu_percent),
+            cpu_us: wanted.cpu_us.unwrap_or(self.cpu_us),
             rss_bytes: wanted.rss_bytes.unwrap_or(self.rss_bytes),
             out_bytes: wanted.out_bytes.unwrap_or(self.out_bytes),
             stop_us: wanted.stop_us.unwrap_or(self.stop_us),
@@ -175,6 +184,7 @@ impl Limits {
         Self {
             wall_us: self.wall_us.min(outer.wall_us),
             cpu_percent: self.cpu_percent.min(outer.cpu_percent),
+            cpu_us: self.cpu_us.min(outer.cpu_us),
             rss_bytes: self.rss_bytes.min(outer.rss_bytes),
             out_bytes: self.out_bytes.min(outer.out_bytes),
             stop_us: self.stop_us.min(outer.stop_us),
@@ -205,10 +215,11 @@ impl fmt::Display for Limits {
             write!(f, "wall={}ms,", self.wall_us.div_ceil(1000))?;
         }
         let Self { cpu_percent, rss_bytes, out_bytes, stop_us, stops_us, commands, .. } = self;
-        write!(
-            f,
-            "cpu={cpu_percent}%,rss={rss_bytes},out={out_bytes},stop={stop_us}us/{stops_us}us,commands={commands}"
-        )
+        write!(f, "cpu={cpu_percent}%")?;
+        if self.cpu_us != u64::MAX {
+            write!(f, "/{}us", self.cpu_us)?;
+        }
+        write!(f, ",rss={rss_bytes},out={out_bytes},stop={stop_us}us/{stops_us}us,commands={commands}")
     }
 }
 
@@ -218,6 +229,9 @@ pub enum Refusal {
     /// The time of this command is over.
     #[error("the time limit of this command was reached")]
     Deadline,
+    /// As much CPU time was used as may be.
+    #[error("the limit for the CPU time was reached")]
+    Cpu,
     /// The agent has as much memory as it may.
     #[error("the agent's memory limit was reached")]
     Memory,
@@ -237,12 +251,14 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Deadline, Self::Memory, Self::Stop, Self::Stops, Self::Output, Self::Budget];
+    pub const ALL: [Self; 7] =
+        [Self::Deadline, Self::Cpu, Self::Memory, Self::Stop, Self::Stops, Self::Output, Self::Budget];
 
     /// The limit that was reached, by its name in `--limit`.
     pub fn limit(self) -> &'static str {
         match self {
             Self::Deadline => "wall",
+            Self::Cpu => "cpu",
             Self::Memory => "rss",
             Self::Stop | Self::Stops => "stop",
             Self::Output => "out",
@@ -259,6 +275,7 @@ impl Refusal {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::Deadline => "give it more time with --timeout, or --limit wall=",
+            Self::Cpu => "allow more CPU time with --limit cpu=SHARE/TIME, or ask for less",
             Self::Memory => "give it more memory with --limit rss=, or ask for less",
             Self::Stop | Self::Stops => "allow longer stops with --limit stop=ONE/ALL",
             Self::Output => "allow more with --limit out=, or ask for less",
@@ -273,13 +290,14 @@ mod tests {
 
     #[test]
     fn limits_are_read_as_they_are_written() {
-        let wanted: Wanted = "wall=2m,cpu=5%,rss=32M,out=1M,stop=50ms/1s,commands=3".parse().expect("limits");
+        let wanted: Wanted = "wall=2m,cpu=5%/1s,rss=32M,out=1M,stop=50ms/1s,commands=3".parse().expect("limits");
         let limits = Limits::default().with(wanted);
         assert_eq!(
             limits,
             Limits {
                 wall_us: 120_000_000,
                 cpu_percent: 5,
+                cpu_us: 1_000_000,
                 rss_bytes: 32 << 20,
                 out_bytes: 1 << 20,
                 stop_us: 50_000,
@@ -304,6 +322,8 @@ mod tests {
             "cpu=0",
             "cpu=x%",
             "cpu=7000",
+            "cpu=50%/",
+            "cpu=50%/30",
             "rss=1K",
             "rss=64MB",
             "rss=-1",

@@ -190,6 +190,10 @@ impl Run {
         if !self.asked.fetch_add(1, Relaxed).is_multiple_of(ASKED_BEFORE_CPU) || self.held.load(Relaxed) > 0 {
             return;
         }
+        // That of the whole process: a step of a scenario has no more.
+        if clock::cpu_us() >= self.session.limits().cpu_us {
+            self.session.reach(Refusal::Cpu);
+        }
         self.rest();
     }
 
@@ -200,7 +204,7 @@ impl Run {
             let now_us = clock::boot_us();
             let elapsed_us = now_us.saturating_sub(self.session.began_us());
             let pause_us = self.session.limits().pause_us(elapsed_us, cpu_us);
-            if pause_us == 0 || self.session.is_over(now_us) {
+            if pause_us == 0 || self.session.is_over(now_us) || cpu_us >= self.session.limits().cpu_us {
                 return;
             }
             stop::sleep(Duration::from_micros(pause_us.min(LONGEST_PAUSE_US)));

@@ -3,8 +3,9 @@
 use std::io::{self, Write};
 
 use serde_json::Value;
+use sha2::Digest;
 
-use super::{Listed, MANIFEST, SCHEMA, frame, sha256};
+use super::{Listed, MANIFEST, SCHEMA, frame, hex, sha256};
 
 /// A bundle that is being written.
 ///
@@ -13,6 +14,8 @@ pub struct Writer {
     out: Box<dyn Write + Send>,
     files: Vec<Listed>,
     written: u64,
+    /// Of all that was written.
+    hash: sha2::Sha256,
     most: u64,
     has_failed: bool,
 }
@@ -44,7 +47,7 @@ pub fn artifact_name(path: &str) -> Option<&str> {
 impl Writer {
     /// Begins a bundle of at most about `most` bytes.
     pub fn new(out: Box<dyn Write + Send>, most: u64) -> Self {
-        Self { out, files: Vec::new(), written: 0, most, has_failed: false }
+        Self { out, files: Vec::new(), written: 0, hash: Digest::new(), most, has_failed: false }
     }
 
     /// Adds the file `path`, which has no other of its name.
@@ -76,13 +79,24 @@ impl Writer {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the limit for what may be written was reached"));
         }
         self.has_failed = true;
-        self.out.write_all(&frame)?;
-        self.out.flush()?;
+        self.write(&frame)?;
         self.has_failed = false;
-        self.written += frame.len() as u64;
         let (path, media_type) = (path.to_owned(), media_type.to_owned());
         self.files.push(Listed { path, media_type, bytes: bytes.len() as u64, sha256: sha256(bytes) });
         Ok(())
+    }
+
+    fn write(&mut self, frame: &[u8]) -> io::Result<()> {
+        self.out.write_all(frame)?;
+        self.out.flush()?;
+        self.hash.update(frame);
+        self.written += frame.len() as u64;
+        Ok(())
+    }
+
+    /// What was written so far, in bytes.
+    pub fn written_bytes(&self) -> u64 {
+        self.written
     }
 
     /// The files so far.
@@ -90,12 +104,13 @@ impl Writer {
         &self.files
     }
 
-    /// Closes the bundle with its manifest: `about`, an object, and the list of its files.
+    /// Closes the bundle with its manifest: `about`, an object, and the list of its files. Returns its size in bytes, and
+    /// its SHA-256 in hex.
     ///
     /// # Errors
     ///
     /// When it cannot be written.
-    pub fn end(mut self, about: Value) -> io::Result<()> {
+    pub fn end(mut self, about: Value) -> io::Result<(u64, String)> {
         let mut manifest = serde_json::Map::new();
         manifest.insert("schema".to_owned(), SCHEMA.into());
         if let Value::Object(about) = about {
@@ -105,7 +120,7 @@ impl Writer {
         let mut bytes = serde_json::to_vec_pretty(&manifest)?;
         bytes.push(b'\n');
         self.add_last(MANIFEST, "application/json", &bytes)?;
-        self.out.write_all(&frame::end())?;
-        self.out.flush()
+        self.write(&frame::end())?;
+        Ok((self.written, hex(&self.hash.finalize())))
     }
 }

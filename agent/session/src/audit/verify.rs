@@ -83,6 +83,10 @@ pub struct Verified {
     /// Whether the witness saw this very chain; absent where none was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub witnessed: Option<bool>,
+    /// What the chains of bundles come to that its good records name: a bundle that was made in the session of a hold has a
+    /// chain of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bundles: Vec<Head>,
 }
 
 /// What is in a log.
@@ -239,6 +243,13 @@ impl State {
     }
 }
 
+/// What the chain in a bundle comes to, where `record` is about one.
+fn bundle_of(record: &Record) -> Option<Head> {
+    let audit = record.members.get("data")?.get("audit")?;
+    let word = |key: &str| audit.get(key)?.as_str().map(str::to_owned);
+    Some(Head { count: audit.get("count")?.as_u64()?, head: word("head")?, key: word("key")? })
+}
+
 fn edited(seq: u64) -> String {
     format!("record {seq} was edited: its hash is not that of its content")
 }
@@ -260,6 +271,7 @@ impl Reading {
                 head: record.hash.clone(),
                 key,
                 witnessed: None,
+                bundles: Vec::new(),
             },
             epoch: 0,
             has_ended: false,
@@ -318,8 +330,10 @@ impl Reading {
         self.seen.insert(record.hash.clone());
         self.found.records += 1;
         self.found.head = record.hash.clone();
-        if record.kind == Some(Kind::Checkpoint) {
-            self.found.signed = self.found.records;
+        match record.kind {
+            Some(Kind::Checkpoint) => self.found.signed = self.found.records,
+            Some(Kind::ArtifactAdd) => self.found.bundles.extend(bundle_of(record)),
+            _ => {}
         }
         if self.has_ended {
             self.found.verdict = Verdict::Whole;

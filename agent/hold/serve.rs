@@ -1,0 +1,244 @@
+//! The hold's side of a channel: who connects, what may begin, and the end of all.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use agent_model::RedactionLevel;
+use agent_session::Limits;
+use agent_session::audit::{Kind, hex};
+use agent_system::channel::{Channel, LONGEST_MESSAGE, Peer};
+use agent_system::{clock, own};
+use serde_json::json;
+
+use super::standing;
+use super::state::{Running, State};
+use super::wire::{FromHold, Past, RANDOM, Role, Standing, ToHold, Welcome, is_same, proof, strictness};
+use crate::audit;
+use crate::verdict::{Status, head_of};
+
+/// So long who connects has for each step of proving itself.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// So long commands have to say what they have seen when the session is over.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Connections at once, whoever they are from.
+const MOST_CONNECTIONS: usize = 128;
+
+/// Commands that are remembered for `status`.
+const REMEMBERED: usize = 100;
+
+/// The one copy of what its threads share.
+pub(super) struct Shared {
+    pub(super) state: Mutex<State>,
+    pub(super) secret: String,
+    pub(super) welcome: Welcome,
+    pub(super) limits: Limits,
+    pub(super) level: RedactionLevel,
+    pub(super) began: String,
+    pub(super) connections: AtomicUsize,
+}
+
+pub(super) fn accept(shared: &Arc<Shared>, channel: Channel) {
+    if shared.connections.fetch_add(1, Relaxed) >= MOST_CONNECTIONS {
+        shared.connections.fetch_sub(1, Relaxed);
+        return;
+    }
+    let shared = Arc::clone(shared);
+    // Where no thread can be had the command is told by the end of its channel.
+    let _ = std::thread::Builder::new().stack_size(256 << 10).spawn(move || {
+        shared.serve(&channel);
+        shared.connections.fetch_sub(1, Relaxed);
+    });
+}
+
+impl Shared {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One command, from its first word to its last.
+    fn serve(&self, channel: &Channel) {
+        let peer = channel.peer();
+        let (command, redaction) = match self.greet(channel) {
+            Greeting::Proved(command, redaction) => (command, redaction),
+            // Somebody who only wants to know whether there is a hold.
+            Greeting::Left => return,
+            Greeting::Stranger => return self.state().stranger(peer),
+        };
+        let welcome = match self.begin(&command, &redaction, peer, channel) {
+            Ok(welcome) => welcome,
+            Err(words) => return say(channel, &FromHold::Refused { words }),
+        };
+        let action = welcome.action;
+        say(channel, &FromHold::Welcome(Box::new(welcome)));
+        while let Ok(Some(message)) = channel.receive(None) {
+            let Ok(ToHold::Record { kind, data }) = serde_json::from_slice(&message) else { break };
+            let answer = match self.state().record(action, &kind, data) {
+                Ok(()) => FromHold::Recorded,
+                Err(words) => FromHold::Refused { words },
+            };
+            say(channel, &answer);
+        }
+        self.state().gone(action);
+    }
+
+    /// Proves that this is the hold, and asks for the same.
+    fn greet(&self, channel: &Channel) -> Greeting {
+        let receive = || channel.receive(Some(PATIENCE));
+        let hello = match receive() {
+            Ok(Some(message)) => serde_json::from_slice(&message),
+            _ => return Greeting::Left,
+        };
+        let Ok(ToHold::Hello { nonce }) = hello else { return Greeting::Stranger };
+        let mut random = [0; RANDOM];
+        own::random(&mut random);
+        let own = hex(&random);
+        let proved = proof(self.secret.as_bytes(), Role::Hold, &nonce, &own);
+        say(channel, &FromHold::Challenge { nonce: own.clone(), proof: proved });
+        let begin = match receive() {
+            Ok(Some(message)) => serde_json::from_slice(&message),
+            Ok(None) => return Greeting::Left,
+            Err(_) => return Greeting::Stranger,
+        };
+        match begin {
+            Ok(ToHold::Begin { proof: theirs, command, redaction })
+                if is_same(&theirs, &proof(self.secret.as_bytes(), Role::Command, &nonce, &own)) =>
+            {
+                Greeting::Proved(command, redaction)
+            }
+            _ => Greeting::Stranger,
+        }
+    }
+
+    /// Lets a command begin, unless the session does not allow it.
+    fn begin(&self, command: &str, redaction: &str, peer: Option<Peer>, channel: &Channel) -> Result<Welcome, String> {
+        let mut state = self.state();
+        if let Some(words) = &state.over {
+            return Err(format!("the session is over: {words}"));
+        }
+        let asked = [RedactionLevel::Off, RedactionLevel::Default, RedactionLevel::Strict]
+            .into_iter()
+            .find(|level| level.as_str() == redaction);
+        let refused = match asked {
+            Some(asked) if strictness(asked) < strictness(self.level) => {
+                Some((format!("this session shows no more than --redact {}", self.level.as_str()), None))
+            }
+            None => Some(("there is no such level of redaction".to_owned(), None)),
+            _ => state.objection(command, &self.limits),
+        };
+        if let Some((words, limit)) = refused {
+            let pid = peer.map(|peer| peer.pid);
+            let mut what = json!({"command": command, "pid": pid, "why": words});
+            let kind = match limit {
+                Some(limit) => {
+                    what["limit"] = limit.limit().into();
+                    Kind::LimitHit
+                }
+                None => Kind::AuthzDeny,
+            };
+            state.append(kind, audit::data(what));
+            return Err(words);
+        }
+        state.standing.commands += 1;
+        let action = state.standing.commands;
+        let channel = channel.share().ok();
+        let (name, command) = (command, command.to_owned());
+        let totals = state.totals();
+        let began_us = clock::boot_us();
+        state.running.push(Running { action, command, began_us, channel, has_begun: false, has_ended: false });
+        state.past.push_back(Past {
+            action,
+            began: clock::rfc3339(clock::wall_us()),
+            pid: peer.map(|peer| peer.pid),
+            uid: peer.map(|peer| peer.uid),
+            state: "running".to_owned(),
+            argv: Vec::new(),
+        });
+        if state.past.len() > REMEMBERED {
+            state.past.pop_front();
+        }
+        let standing = Standing {
+            left_us: self.welcome.deadline_us.saturating_sub(clock::boot_us()),
+            running: state.running.len() as u64,
+            audit_records: state.chain.head().count,
+            began: self.began.clone(),
+            ..state.standing.clone().with(&totals)
+        };
+        // Only who asks how it stands is told; and even `end` must get through, whatever was typed before.
+        let past = if standing::is_about_session(name) { fitting(&state.past) } else { Vec::new() };
+        let limits = totals.left(self.welcome.limits);
+        Ok(Welcome { action, limits, standing, past, ..self.welcome.clone() })
+    }
+
+    /// Ends the session: tells its commands, waits for them, and closes the audit.
+    pub(super) fn finish(&self, why: &str) -> Status {
+        {
+            let mut state = self.state();
+            state.over = Some(why.to_owned());
+            for running in &state.running {
+                if let Some(channel) = &running.channel {
+                    say(channel, &FromHold::Over { words: why.to_owned() });
+                }
+            }
+        }
+        let until_us = clock::boot_us() + u64::try_from(GRACE.as_micros()).unwrap_or(0);
+        while clock::boot_us() < until_us && !self.state().running.is_empty() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let mut state = self.state();
+        // Those that have not ended by then are left to themselves: the end of their channel ends them.
+        let undone: Vec<u64> = state.running.iter().map(|running| running.action).collect();
+        for action in &undone {
+            if let Some(channel) =
+                state.running.iter().find_map(|one| one.channel.as_ref().filter(|_| one.action == *action))
+            {
+                channel.end();
+            }
+            state.gone(*action);
+        }
+        let status = if state.is_broken { Status::Refused } else { Status::Complete };
+        let commands = state.standing.commands;
+        let closing = json!({"actions": commands, "exit": status as u8, "undone": undone, "why": why});
+        let lines = state.chain.close(audit::data(closing), &audit::now());
+        state.write(&lines);
+        let head = head_of(state.chain.head());
+        let mut receipt = state.receipt.clone();
+        receipt.ended(status as u8, head);
+        if let Err(error) = state.message.write(&receipt.message()) {
+            agent_output::tell(&format!("the termination message could not be written: {error}"));
+        }
+        status
+    }
+}
+
+/// The newest of `past` that have room in half a message.
+fn fitting(past: &VecDeque<Past>) -> Vec<Past> {
+    let mut left = LONGEST_MESSAGE / 2;
+    let fits = past.iter().rev().take_while(|past| {
+        let bytes = serde_json::to_vec(past).map_or(left, |json| json.len()) + 1;
+        let has_room = left >= bytes;
+        left = left.saturating_sub(bytes);
+        has_room
+    });
+    let mut newest: Vec<Past> = fits.cloned().collect();
+    newest.reverse();
+    newest
+}
+
+/// Who has connected.
+enum Greeting {
+    /// A command of this container, and how much it wants to show.
+    Proved(String, String),
+    /// Nobody any more.
+    Left,
+    /// Somebody who does not know the secret.
+    Stranger,
+}
+
+/// Says something to a command. One that does not listen is noticed when it says nothing any more.
+fn say(channel: &Channel, what: &FromHold) {
+    let _ = serde_json::to_vec(what).map(|message| channel.send(&message, PATIENCE));
+}

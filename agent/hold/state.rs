@@ -1,0 +1,178 @@
+//! What a hold knows: its audit, its commands, and what they have taken.
+
+use std::collections::VecDeque;
+
+use agent_session::audit::{Chain, Kind};
+use agent_session::{Limits, Refusal, Taken, Totals};
+use agent_system::channel::{Channel, Peer};
+use agent_system::clock;
+use agent_system::own::TerminationMessage;
+use serde_json::{Map, Value, json};
+
+use super::place::Place;
+use super::standing;
+use super::wire::{Past, Standing};
+use crate::audit;
+use crate::verdict::{Receipt, Status};
+
+/// Strangers that are recorded each; more are counted.
+const RECORDED_STRANGERS: u64 = 16;
+
+pub(super) struct State {
+    pub(super) chain: Chain,
+    pub(super) place: Place,
+    pub(super) message: TerminationMessage,
+    pub(super) receipt: Receipt,
+    pub(super) standing: Standing,
+    pub(super) past: VecDeque<Past>,
+    pub(super) running: Vec<Running>,
+    pub(super) totals: Totals,
+    /// Why the session is over, once it is.
+    pub(super) over: Option<String>,
+    /// A record could not be written: nothing more may be done.
+    pub(super) is_broken: bool,
+}
+
+/// A command that runs.
+pub(super) struct Running {
+    pub(super) action: u64,
+    pub(super) command: String,
+    pub(super) began_us: u64,
+    pub(super) channel: Option<Channel>,
+    /// Whether its beginning, and its end, were recorded.
+    pub(super) has_begun: bool,
+    pub(super) has_ended: bool,
+}
+
+impl State {
+    /// What was taken so far, by those that still run as well.
+    pub(super) fn totals(&self) -> Totals {
+        let now_us = clock::boot_us();
+        let ran = self.running.iter().filter(|running| !running.has_ended);
+        let wall_us = ran.map(|running| now_us.saturating_sub(running.began_us)).sum();
+        let mut totals = self.totals;
+        totals.add(Taken { wall_us, ..Taken::default() });
+        totals
+    }
+
+    /// Why `command` may not begin; whoever wants to know how it stands, or to end it, always may. A limit
+    /// that was used up is told with it.
+    pub(super) fn objection(&self, command: &str, limits: &Limits) -> Option<(String, Option<Refusal>)> {
+        if standing::is_about_session(command) {
+            return None;
+        }
+        if self.running.len() >= limits.commands as usize {
+            let words = format!("{} commands run already, and no more may (--limit commands=)", self.running.len());
+            return Some((words, None));
+        }
+        let refusal = self.totals().used_up()?;
+        let words =
+            format!("limit_reached: the {} that all commands of this session may take was used up", refusal.limit());
+        Some((format!("{words}: agent status"), Some(refusal)))
+    }
+
+    /// Writes lines of the audit; where that fails nothing more is done in this session.
+    pub(super) fn write(&mut self, lines: &[u8]) {
+        if self.is_broken {
+            return;
+        }
+        self.is_broken = agent_output::record_out(lines).is_err();
+        self.place.reached(self.chain.head());
+        // The log is the record; this only helps whoever comes after a hold that was killed.
+        let _ = self.message.write_over(&self.place.text());
+    }
+
+    pub(super) fn append(&mut self, kind: Kind, data: Map<String, Value>) {
+        let lines = self.chain.append(kind, data, &audit::now());
+        self.write(&lines);
+    }
+
+    pub(super) fn stranger(&mut self, peer: Option<Peer>) {
+        self.standing.strangers += 1;
+        if self.standing.strangers <= RECORDED_STRANGERS {
+            let (pid, uid) = (peer.map(|peer| peer.pid), peer.map(|peer| peer.uid));
+            let why = "it does not know the secret of this container";
+            self.append(Kind::AuthzDeny, audit::data(json!({"pid": pid, "uid": uid, "why": why})));
+        }
+    }
+
+    /// Takes a record of the command with the number `action`.
+    pub(super) fn record(&mut self, action: u64, kind: &str, data: Map<String, Value>) -> Result<(), String> {
+        let own = [
+            Kind::AuthzAllow,
+            Kind::AuthzDeny,
+            Kind::ActionStart,
+            Kind::ActionEnd,
+            Kind::Access,
+            Kind::ArtifactAdd,
+            Kind::LimitHit,
+        ];
+        let kind = Kind::of(kind).filter(|kind| own.contains(kind)).ok_or("a command makes no such record")?;
+        if data.get("action") != Some(&action.into()) {
+            return Err("a command makes records of its own alone".to_owned());
+        }
+        let is_over = self.over.is_some();
+        let Some(at) = self.running.iter().position(|running| running.action == action) else {
+            return Err("the command has ended".to_owned());
+        };
+        match kind {
+            Kind::ActionStart if is_over => return Err("the session is over".to_owned()),
+            Kind::ActionStart => {
+                self.running[at].has_begun = true;
+                let words = data.get("argv").and_then(Value::as_array).into_iter().flatten();
+                let argv = words.take(32).filter_map(Value::as_str).map(|word| word.chars().take(200).collect());
+                let argv = argv.collect();
+                if let Some(past) = self.past.iter_mut().find(|past| past.action == action) {
+                    past.argv = argv;
+                }
+            }
+            Kind::ActionEnd => {
+                self.running[at].has_ended = true;
+                let number = |key: &str| data.get(key).and_then(Value::as_u64).unwrap_or(0);
+                self.standing.read_bytes = self.standing.read_bytes.saturating_add(number("bytes"));
+                self.standing.stops = self.standing.stops.saturating_add(number("stops"));
+                self.totals.add(Taken {
+                    wall_us: clock::boot_us().saturating_sub(self.running[at].began_us),
+                    cpu_us: number("cpu_us"),
+                    out_bytes: number("written_bytes"),
+                    stopped_us: number("stopped_us"),
+                });
+                let exit = u8::try_from(number("exit")).unwrap_or(u8::MAX);
+                self.receipt.add(exit);
+                if let Some(past) = self.past.iter_mut().find(|past| past.action == action) {
+                    past.state = format!("exit {exit}");
+                }
+                if self.running[at].command == standing::END && exit == 0 {
+                    self.over = Some("agent end".to_owned());
+                }
+            }
+            // What closes a bundle is written after the end.
+            Kind::ArtifactAdd if self.running[at].has_ended => {
+                let out_bytes = data.get("written_bytes").and_then(Value::as_u64).unwrap_or(0);
+                self.totals.add(Taken { out_bytes, ..Taken::default() });
+            }
+            _ => {}
+        }
+        self.append(kind, data);
+        if self.is_broken { Err("the audit cannot be written".to_owned()) } else { Ok(()) }
+    }
+
+    /// A command is gone, after its last word or without one.
+    pub(super) fn gone(&mut self, action: u64) {
+        let Some(at) = self.running.iter().position(|running| running.action == action) else { return };
+        let running = self.running.swap_remove(at);
+        if running.has_ended {
+            return;
+        }
+        if let Some(past) = self.past.iter_mut().find(|past| past.action == action) {
+            past.state = "lost".to_owned();
+        }
+        self.receipt.add(Status::Failed as u8);
+        // What else it has taken nobody has told.
+        let wall_us = clock::boot_us().saturating_sub(running.began_us);
+        self.totals.add(Taken { wall_us, ..Taken::default() });
+        if running.has_begun {
+            self.append(Kind::ActionEnd, audit::data(json!({"action": action, "lost": true})));
+        }
+    }
+}
