@@ -8,15 +8,15 @@ mod common;
 mod harm;
 #[path = "stacks/large.rs"]
 mod large;
+#[path = "stacks/peers.rs"]
+mod peers;
 #[path = "stacks/real.rs"]
 mod real;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
 
-use common::{Child, SOON, gaps_at, has_tool, json, row, rows, run, skip, state_in, wait_until};
+use common::{Child, SOON, gaps_at, has_tool, json, row, rows, run, skip, wait_until};
 use harm::assert_unharmed;
 use serde_json::{Value, json};
 
@@ -136,89 +136,6 @@ fn a_stack_of_10000_frames_is_read_whole_or_said_to_be_cut() {
     let row = thread(&envelope, &said["tid"]);
     assert_eq!((row["frames"].as_array().map(Vec::len), &row["end"]), (Some(256), &json!("truncated")));
     assert!(gaps_at(&envelope, "/rows/").iter().any(|gap| gap["reason"] == "limit_reached"));
-}
-
-/// The function names that eu-stack prints for each thread, innermost first.
-fn eu_stack(pid: u32) -> BTreeMap<u64, Vec<(u64, String)>> {
-    let output = Command::new("eu-stack").args(["-p", &pid.to_string()]).output().expect("eu-stack");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut threads: BTreeMap<u64, Vec<(u64, String)>> = BTreeMap::new();
-    let mut current = 0;
-    for line in text.lines() {
-        if let Some(tid) = line.strip_prefix("TID ") {
-            current = tid.trim_end_matches(':').parse().expect("a tid");
-        } else if line.starts_with('#') {
-            let mut words = line.split_whitespace().skip(1);
-            let address = words.next().and_then(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
-            let name = words.next().unwrap_or("?").to_owned();
-            threads.entry(current).or_default().push((address.expect("an address"), name));
-        }
-    }
-    threads
-}
-
-fn compare_with_eu_stack(name: &str, pid: u32) {
-    if !has_tool("eu-stack") {
-        return skip(name, "eu-stack is not installed");
-    }
-    let peer = eu_stack(pid);
-    let seen = stacks(pid, &[]);
-    assert!(!peer.is_empty(), "eu-stack printed nothing");
-    for (tid, frames) in peer {
-        let row = thread(&seen, &json!(tid));
-        assert_eq!(row["complete"], true, "{row}");
-        let ours: Vec<u64> = row["frames"]
-            .as_array()
-            .expect("frames")
-            .iter()
-            .map(|frame| {
-                let text = frame["address"].as_str().expect("an address");
-                u64::from_str_radix(text.trim_start_matches("0x"), 16).expect("hex")
-            })
-            .collect();
-        // eu-stack prints return addresses one less, so that they lie in the call.
-        let theirs: Vec<u64> = frames.iter().map(|(address, _)| *address).collect();
-        let same = ours.len() == theirs.len()
-            && ours.iter().zip(&theirs).all(|(our, their)| our == their || *our == their.wrapping_add(1));
-        assert!(same, "{name}, thread {tid}:\n{ours:x?}\n{theirs:x?}");
-    }
-}
-
-#[test]
-fn agrees_with_eu_stack_on_redis() {
-    if !has_tool("redis-server") {
-        return skip("agrees_with_eu_stack_on_redis", "redis-server is not installed");
-    }
-    let directory = tempfile::tempdir().expect("a directory");
-    let socket = directory.path().join("s");
-    let mut command = Command::new("redis-server");
-    command.args(["--port", "0", "--save", "", "--logfile", ""]).arg("--unixsocket").arg(&socket);
-    let target = Child::start(command.current_dir(directory.path()));
-    wait_until("redis to listen", SOON, || socket.exists());
-    wait_until("redis to be idle", SOON, || common::state(target.pid()) == Some('S'));
-    compare_with_eu_stack("agrees_with_eu_stack_on_redis", target.pid());
-    let seen = stacks(target.pid(), &[]);
-    let main = thread(&seen, &json!(target.pid()));
-    assert_eq!(main["system_call"], "epoll_wait");
-    assert!(functions(&main).iter().any(|name| name == "aeMain"), "{:?}", functions(&main));
-}
-
-#[test]
-fn agrees_with_eu_stack_on_python() {
-    if !has_tool("python3") {
-        return skip("agrees_with_eu_stack_on_python", "python3 is not installed");
-    }
-    let text = "import threading, time\n\
-                for n in range(3): threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n\
-                print('\"ready\"', flush=True)\n\
-                time.sleep(600)\n";
-    let target = Child::ready(Command::new("python3").args(["-c", text]));
-    wait_until("python's threads to sleep", Duration::from_secs(30), || {
-        let tids = common::threads(target.pid());
-        tids.len() == 4
-            && tids.iter().all(|tid| state_in(format!("/proc/{}/task/{tid}", target.pid()).as_ref()) == Some('S'))
-    });
-    compare_with_eu_stack("agrees_with_eu_stack_on_python", target.pid());
 }
 
 #[test]

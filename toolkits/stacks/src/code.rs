@@ -293,6 +293,12 @@ impl<'r> CodeMap<'r> {
             if let Some(end) = function.find('@').filter(|end| *end > 0) {
                 function.truncate(end);
             }
+            // And Go's, its calling convention, which is no part of the name in Go's own table.
+            if opened.elf.facts().debug.go_function_table
+                && let Some(own) = function.strip_suffix(".abi0")
+            {
+                function.truncate(own.len());
+            }
             let shown = demangle(&function).unwrap_or(function);
             name.function = Some(Text::from(shown.as_str()));
             name.function_offset = Some(offset);
