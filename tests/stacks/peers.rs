@@ -157,6 +157,8 @@ pub(super) struct Agreement {
     pub(super) generated: usize,
     /// Frames that a peer has not: it ends before the root.
     pub(super) beyond: usize,
+    /// Frames that only a peer has: behind what Go says that nothing has called.
+    pub(super) behind_top: usize,
 }
 
 /// Compares what we say of the threads of `pid` with what each peer says. All differences that are not explained are
@@ -244,5 +246,11 @@ fn thread(
             }
         }
     }
+    let more = theirs.len().saturating_sub(ours.len());
+    let last = ours.last().and_then(|last| last["function"].as_str()).unwrap_or_default();
+    if more > 0 && !last.starts_with("runtime.") {
+        return Err(format!("{more} frames more"));
+    }
+    agreement.behind_top += more;
     Ok(())
 }

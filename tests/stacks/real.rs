@@ -145,9 +145,16 @@ fn a_go_program_is_named_as_eu_stack_and_gdb_name_it_and_the_same_when_it_is_str
         };
         let target = Child::ready(&mut Command::new(program));
         wait_blocked(target.pid());
-        let found = compare(name, target.pid());
-        eprintln!("{found:?}");
-        let seen = stacks(target.pid(), &[]);
+        // Of a stripped program the peers have no tables, follow the frame pointer, and miss the caller of the function
+        // that makes the system call: the test of the other build says that we are right.
+        if flags.is_empty() {
+            let found = compare(name, target.pid());
+            assert!(found.threads >= 6 && found.same >= 40 && found.beyond + found.wrong == 0, "{found:?}");
+        }
+        let seen = stacks(target.pid(), &["--stop", "never"]);
+        for row in rows(&seen).iter().filter(|row| row["method"] == "no_stop") {
+            assert_eq!(row["complete"], true, "{row}");
+        }
         let mut readers: Vec<Vec<String>> = rows(&seen).iter().map(functions).collect();
         readers.retain(|names| names.iter().any(|name| name == "main.reads"));
         assert_eq!(readers.len(), 3, "{:?}", seen["data"]["rows"]);
@@ -156,6 +163,7 @@ fn a_go_program_is_named_as_eu_stack_and_gdb_name_it_and_the_same_when_it_is_str
     // strip(1) takes the symbols; Go's own table stays.
     assert_eq!(chains[0], chains[1]);
     assert!(chains[0][0].windows(2).any(|two| two == ["main.reads", "main.outer"]), "{chains:?}");
+    assert_eq!(chains[0][0].last().map(String::as_str), Some("runtime.goexit"));
 }
 
 #[test]

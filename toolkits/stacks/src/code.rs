@@ -2,7 +2,6 @@
 
 #[cfg(test)]
 mod differential;
-mod go;
 mod known;
 mod lines;
 mod mini;
@@ -23,8 +22,8 @@ use agent_system::memory::Memory;
 use agent_system::{Process, Run};
 
 use crate::frame::Inlined;
+use crate::go::GoTable;
 use crate::unwind::{Module, Unwinder};
-use go::GoTable;
 use known::Identity;
 use lines::{Lines, NoLines};
 use perf_map::PerfMap;
@@ -453,7 +452,7 @@ impl<'r> Names<'r> {
             return own();
         }
         let separate = self.separate.as_ref().and_then(|named| named.lookup(svma));
-        separate.or_else(|| self.go.as_ref()?.lookup(elf, svma)).or_else(|| {
+        separate.or_else(|| self.go.as_ref()?.lookup(elf.source(), svma)).or_else(|| {
             match (own(), self.mini.as_ref().and_then(|named| named.lookup(svma))) {
                 // Mini debug information leaves out what is exported: the nearer one counts.
                 (Some(own), Some(mini)) => Some(if own.1 <= mini.1 { own } else { mini }),

@@ -2,6 +2,7 @@
 
 pub mod code;
 pub mod frame;
+mod go;
 pub mod locks;
 pub mod look;
 pub mod profile;

@@ -46,10 +46,12 @@
 //! It is made up for by the size of the function's frame, where that is certain
 //! (`prologue.rs`): such a frame says [`FoundBy::FrameSize`].
 //!
-//! Where no call frame information covers an address (code that a runtime made,
-//! Go, musl), the frame pointer is followed if it is known and if all that can
+//! Go's code has a table of its own for that (`.gopclntab`), also where it is stripped.
+//!
+//! Where nothing covers an address (code that a runtime made, musl), the frame pointer
+//! is followed if it is known and if all that can
 //! be checked fits. Such a frame says [`FoundBy::FramePointer`]. So the stacks
-//! of Go, the JVM, and Node come out as in eu-stack, which does the same.
+//! of the JVM and Node come out as in eu-stack, which does the same.
 //!
 //! # Why not framehop
 //!
@@ -84,6 +86,7 @@ pub use memory::Registers;
 pub use stack::{EndReason, FoundBy, Frame, FrameKind, Unwound};
 pub use x86_64::Register;
 
+use crate::go::{GoFrame, GoTable};
 use cache::Cache;
 use fallback::Code;
 use memory::Memory;
@@ -116,6 +119,28 @@ pub struct Module<'s> {
     avma: Range<u64>,
     bias: u64,
     tables: Option<Tables<'s>>,
+    go: Option<GoFrames<'s>>,
+}
+
+/// Go's own table, and where to read it.
+struct GoFrames<'s> {
+    table: GoTable,
+    source: Arc<dyn Source + Send + Sync + 's>,
+}
+
+impl fmt::Debug for GoFrames<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.table.fmt(f)
+    }
+}
+
+impl GoFrames<'_> {
+    fn rule(&self, svma: u64) -> Option<Rule> {
+        match self.table.frame(&*self.source, svma)? {
+            GoFrame::Size(size) => Plain::of_go_frame(size).map(Rule::Go),
+            GoFrame::Top => Some(Rule::Root),
+        }
+    }
 }
 
 impl<'s> Module<'s> {
@@ -126,7 +151,7 @@ impl<'s> Module<'s> {
     #[must_use]
     pub fn new(avma: Range<u64>, bias: u64, tables: &UnwindTables, source: Arc<dyn Source + Send + Sync + 's>) -> Self {
         let tables = Some(Tables::new(source, tables));
-        Self { avma, bias, tables }
+        Self { avma, bias, tables, go: None }
     }
 
     /// A module from its ELF file, or from its image in memory. A module
@@ -147,17 +172,16 @@ impl<'s> Module<'s> {
             (Machine::X86_64 | Machine::I386, Class::Elf32) => return Err(ModuleError::Class32),
             (machine, _) => return Err(ModuleError::Unsupported(machine)),
         }
-        Ok(match elf.unwind_tables() {
-            Some(tables) => Self::new(avma, bias, &tables, source),
-            None => Self::code(avma),
-        })
+        let go = GoTable::of(elf).map(|table| GoFrames { table, source: Arc::clone(&source) });
+        let tables = elf.unwind_tables().map(|tables| Tables::new(source, &tables));
+        Ok(Self { avma, bias, tables, go })
     }
 
     /// Executable memory without unwind tables: what a JIT compiler made, or a
     /// file that cannot be read.
     #[must_use]
     pub fn code(avma: Range<u64>) -> Self {
-        Self { avma, bias: 0, tables: None }
+        Self { avma, bias: 0, tables: None, go: None }
     }
 }
 
@@ -305,6 +329,7 @@ impl<'s> Unwinder<'s> {
                 rule::evaluate(&self.scratch.entry, svma, context, registers, memory)
                     .map(|is_signal| (FoundBy::CallFrameInfo, is_signal))
             }
+            Rule::Go(plain) => plain.apply(registers, memory).map(|()| (FoundBy::GoTable, false)),
             Rule::Root => Err(EndReason::Root),
             Rule::Malformed => Err(EndReason::MalformedUnwindInfo { avma }),
             Rule::Missing if x86_64::is_signal_trampoline(avma, memory) => {
@@ -327,15 +352,18 @@ impl<'s> Unwinder<'s> {
     fn load(&mut self, lookup: u64) -> Option<Rule> {
         let at = self.module_at(lookup)?;
         let module = &mut self.modules[at];
-        let Some(tables) = &mut module.tables else {
-            return Some(Rule::Missing);
-        };
         let svma = lookup.wrapping_sub(module.bias);
-        if !tables.find(svma, &mut self.scratch.entry) {
-            return Some(Rule::Missing);
-        }
-        let context = self.scratch.context.get_or_insert_with(rule::Context::new);
-        Some(rule::rule_for(&self.scratch.entry, svma, context))
+        let found = module.tables.as_mut().is_some_and(|tables| tables.find(svma, &mut self.scratch.entry));
+        let rule = if found {
+            let context = self.scratch.context.get_or_insert_with(rule::Context::new);
+            rule::rule_for(&self.scratch.entry, svma, context)
+        } else {
+            Rule::Missing
+        };
+        Some(match (rule, &module.go) {
+            (Rule::Missing, Some(go)) => go.rule(svma).unwrap_or(Rule::Missing),
+            _ => rule,
+        })
     }
 
     fn bias_at(&self, avma: u64) -> u64 {

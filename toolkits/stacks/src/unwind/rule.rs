@@ -25,6 +25,8 @@ const MAX_EXPRESSION_STEPS: u32 = 256;
 pub(super) enum Rule {
     /// The common case.
     Plain(Plain),
+    /// The same, by Go's table.
+    Go(Plain),
     /// Evaluate the row each time.
     Evaluate,
     /// The return address is undefined: the outermost frame.
@@ -55,6 +57,29 @@ pub(super) struct Plain {
 }
 
 impl Plain {
+    /// That of a frame of Go, whose return address lies `size` bytes above the stack pointer; the frame pointer of its
+    /// caller is right below that (Go's "Go internal ABI specification", Architecture specifics, amd64).
+    pub(super) fn of_go_frame(size: u32) -> Option<Self> {
+        let mut plain = Self {
+            cfa_offset: i32::try_from(size).ok()?.checked_add(RETURN_ADDRESS_SIZE as i32)?,
+            places: [0; CALLEE_SAVED.len()],
+            saved: 0,
+            // It preserves no other register.
+            lost: CALLEE_SAVED.into_iter().fold(0, |lost, register| lost | 1 << register as u8),
+            cfa_register: Register::STACK_POINTER,
+            base: None,
+            in_memory: false,
+        };
+        let frame_pointer = 1 << Register::FRAME_POINTER as u8;
+        plain.lost &= !frame_pointer;
+        if size > 0 {
+            let index = CALLEE_SAVED.iter().position(|register| *register == Register::FRAME_POINTER)?;
+            plain.saved = frame_pointer;
+            plain.places[index] = -2;
+        }
+        Some(plain)
+    }
+
     fn from_row(row: &UnwindTableRow<usize>, section: &EhFrame<Bytes<'_>>, encoding: Encoding) -> Option<Self> {
         let return_address = row.register(gimli::Register(Register::PC as u16))?;
         if return_address != RegisterRule::Offset(-(RETURN_ADDRESS_SIZE as i64)) {

@@ -39,6 +39,8 @@ pub enum FoundBy {
     /// first instructions say how far it lies above the stack pointer, and the call before
     /// the return address that is there leads to the function.
     FrameSize,
+    /// By Go's own table, which says of each instruction how large the frame is.
+    GoTable,
     /// By what the kernel saved for a signal handler, without call frame
     /// information.
     SignalContext,
@@ -58,6 +60,7 @@ impl FoundBy {
             Self::Registers => "registers",
             Self::CallFrameInfo => "call_frame_info",
             Self::FrameSize => "frame_size",
+            Self::GoTable => "go_table",
             Self::SignalContext => "signal_context",
             Self::TopOfStack => "top_of_stack",
             Self::FramePointer => "frame_pointer",
@@ -200,7 +203,7 @@ impl Unwound {
     /// Every frame follows from the one before, none was guessed.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        use FoundBy::{CallFrameInfo, FrameSize, Registers, SignalContext};
-        self.frames.iter().all(|frame| matches!(frame.found_by, Registers | CallFrameInfo | FrameSize | SignalContext))
+        use FoundBy::{FramePointer, TopOfStack};
+        self.frames.iter().all(|frame| !matches!(frame.found_by, TopOfStack | FramePointer))
     }
 }

@@ -1,0 +1,212 @@
+//! `.gopclntab`: Go's table of functions, which strip(1) keeps because the runtime
+//! needs it: their names, and how far the stack pointer is from the return address at
+//! each instruction. Source: Go's debug/gosym/pclntab.go, runtime/symtab.go and
+//! internal/abi/symtab.go, 1.18 and later.
+//!
+//! Nothing is copied: an address costs a binary search of some twenty small reads.
+
+use agent_binaries::elf::{ElfFile, Source, read_cstr, read_exact, read_vec};
+
+/// Bytes of one function's name.
+const MAX_NAME: usize = 4096;
+/// Functions of one program: kubelet has some 100,000.
+const MAX_FUNCTIONS: u64 = 1 << 22;
+/// Bytes of one function's table of distances.
+const MAX_TABLE: usize = 64 << 10;
+/// `abi.FuncFlagTopFrame`: nothing has called it.
+const TOP_FRAME: u8 = 1;
+/// `abi.FuncFlagSPWrite`: it moves to another stack.
+const SP_WRITE: u8 = 2;
+
+/// Where the parts of the table are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GoTable {
+    /// Offset in the source.
+    start: u64,
+    size: u64,
+    count: u64,
+    /// SVMA that the entries count from.
+    text: u64,
+    /// Offsets from the start of the table.
+    names: u64,
+    distances: u64,
+    functions: u64,
+    /// Bytes of what describes a function before its flags.
+    flags_at: u64,
+}
+
+/// One function.
+#[derive(Debug, Clone, Copy)]
+struct Function {
+    /// Where it starts, from the start of the code on.
+    start: u32,
+    /// Where it is described in the table.
+    description: u64,
+}
+
+/// How a frame of Go is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GoFrame {
+    /// So many bytes above the stack pointer lies the return address.
+    Size(u32),
+    /// Nothing has called it.
+    Top,
+}
+
+impl GoTable {
+    /// The table of `elf`, if it has one of a version that is known.
+    pub(crate) fn of<S: Source>(elf: &ElfFile<S>) -> Option<Self> {
+        let section = [".gopclntab", ".data.rel.ro.gopclntab"].iter().find_map(|name| elf.section(name))?;
+        let mut header = [0; 72];
+        read_exact(elf.source(), section.offset, &mut header).ok()?;
+        let magic = u32::from_le_bytes(header[..4].try_into().ok()?);
+        // go1.18pcHeader and go1.20pcHeader, which added where a function starts in its file; instructions of any
+        // length, and pointers of eight bytes.
+        let flags_at = match magic {
+            0xffff_fff0 => 37,
+            0xffff_fff1 => 41,
+            _ => return None,
+        };
+        if header[6..8] != [1, 8] {
+            return None;
+        }
+        let word = |at: usize| header[at..at + 8].try_into().map(u64::from_le_bytes).ok();
+        let (count, text) = (word(8)?, word(24)?);
+        // A relocation fills it in: in the file it is zero.
+        let text = if text == 0 { elf.section(".text")?.svma } else { text };
+        let table = Self {
+            start: section.offset,
+            size: section.size,
+            count,
+            text,
+            names: word(32)?,
+            distances: word(56)?,
+            functions: word(64)?,
+            flags_at,
+        };
+        let parts = [table.names, table.distances, table.functions];
+        (count <= MAX_FUNCTIONS && parts.iter().all(|part| *part < table.size)).then_some(table)
+    }
+
+    fn read<const N: usize>(&self, source: &(impl Source + ?Sized), at: u64) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        let within = at.checked_add(N as u64)? <= self.size;
+        read_exact(source, self.start.checked_add(at).filter(|_| within)?, &mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    fn u32(&self, source: &(impl Source + ?Sized), at: u64) -> Option<u32> {
+        self.read(source, at).map(u32::from_le_bytes)
+    }
+
+    /// The function that holds the code `wanted` bytes from the start.
+    fn function(&self, source: &(impl Source + ?Sized), wanted: u32) -> Option<Function> {
+        // Entries are pairs: where the function starts, and where it is described. One
+        // more start is the end of the last.
+        let start = |at: u64| self.u32(source, self.functions.checked_add(at * 8)?);
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if start(middle)? <= wanted { low = middle + 1 } else { high = middle }
+        }
+        let at = low.checked_sub(1)?;
+        if wanted >= start(at + 1)? {
+            return None;
+        }
+        let description = u64::from(self.u32(source, self.functions.checked_add(at * 8 + 4)?)?);
+        Some(Function { start: start(at)?, description: self.functions.checked_add(description)? })
+    }
+
+    fn wanted(&self, svma: u64) -> Option<u32> {
+        u32::try_from(svma.checked_sub(self.text)?).ok()
+    }
+
+    fn name_of(&self, source: &(impl Source + ?Sized), function: Function) -> Option<String> {
+        let name = self.u32(source, function.description.checked_add(4)?)?;
+        let offset = self.names.checked_add(u64::from(name)).filter(|offset| *offset < self.size)?;
+        let name = read_cstr(source, self.start.checked_add(offset)?, MAX_NAME).ok()??;
+        (!name.is_empty()).then_some(name)
+    }
+
+    /// The name of the function that holds `svma`, and how far into it that is.
+    pub(crate) fn lookup(&self, source: &(impl Source + ?Sized), svma: u64) -> Option<(String, u64)> {
+        let wanted = self.wanted(svma)?;
+        let function = self.function(source, wanted)?;
+        Some((self.name_of(source, function)?, u64::from(wanted - function.start)))
+    }
+
+    /// How the frame of the code at `svma` is left; `None` where the table does not say, or the function moves to
+    /// another stack.
+    pub(crate) fn frame(&self, source: &(impl Source + ?Sized), svma: u64) -> Option<GoFrame> {
+        let wanted = self.wanted(svma)?;
+        let function = self.function(source, wanted)?;
+        let [flags] = self.read(source, function.description.checked_add(self.flags_at)?)?;
+        // What the kernel calls for a signal is a top frame for Go, and not for us: its return address is that of the
+        // trampoline.
+        if flags & TOP_FRAME != 0 && !self.name_of(source, function)?.ends_with("sigtramp") {
+            return Some(GoFrame::Top);
+        }
+        if flags & SP_WRITE != 0 {
+            return None;
+        }
+        let at = self.distances.checked_add(u64::from(self.u32(source, function.description.checked_add(16)?)?))?;
+        let most = usize::try_from(self.size.checked_sub(at)?).ok()?.min(MAX_TABLE);
+        // A few bytes are enough for nearly all of them.
+        [256.min(most), most].into_iter().find_map(|most| {
+            let table = read_vec(source, self.start.checked_add(at)?, most).ok()?;
+            let distance = value_at(&table, wanted - function.start)?;
+            u32::try_from(distance).ok().map(GoFrame::Size)
+        })
+    }
+}
+
+/// The value at `wanted` bytes from the start of a function: pairs of how much it changes, and for how many bytes it
+/// holds then.
+fn value_at(table: &[u8], wanted: u32) -> Option<i32> {
+    let mut rest = table.iter();
+    let mut varint = || {
+        let mut value = 0_u32;
+        for shift in (0..35).step_by(7) {
+            let byte = *rest.next()?;
+            value |= u32::from(byte & 0x7f).checked_shl(shift)?;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    };
+    let (mut value, mut end) = (-1_i32, 0_u32);
+    loop {
+        let change = varint()?;
+        if change == 0 && end != 0 {
+            return None;
+        }
+        // Zigzag: the sign is in the lowest bit.
+        value = value.wrapping_add(((change >> 1) as i32) ^ -((change & 1) as i32));
+        end = end.checked_add(varint()?)?;
+        if wanted < end {
+            return Some(value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_are_read_as_go_writes_them() {
+        // 0 for 4 bytes, 8 for 3 bytes, 200 for 300 bytes, 0 for one.
+        let table = [2, 4, 16, 3, 0x80, 3, 0xac, 2, 0x8f, 3, 1, 0];
+        let at = |wanted| value_at(&table, wanted);
+        assert_eq!((at(0), at(3), at(4), at(6)), (Some(0), Some(0), Some(8), Some(8)));
+        assert_eq!((at(7), at(306), at(307), at(308)), (Some(200), Some(200), Some(0), None));
+    }
+
+    #[test]
+    fn garbage_has_no_value() {
+        for table in [&[][..], &[0x80; 100], &[0xff; 6], &[2], &[0, 0, 0, 0]] {
+            assert_eq!(value_at(table, 5), None);
+        }
+    }
+}
