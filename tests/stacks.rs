@@ -4,6 +4,8 @@
 
 mod common;
 
+#[path = "stacks/files.rs"]
+mod files;
 #[path = "stacks/harm.rs"]
 mod harm;
 #[path = "stacks/large.rs"]

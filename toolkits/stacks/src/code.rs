@@ -67,6 +67,25 @@ const MOST_SYMBOLS: usize = 3 << 20;
 /// Addresses whose names are kept: a process has some hundreds on its stacks.
 const MOST_NAMES: usize = 4096;
 
+/// Bytes of names that are kept.
+const MOST_NAME_BYTES: usize = 4 << 20;
+/// Bytes of a name or a path that are shown. The longest name of libstdc++, LLVM and Node
+/// has 3,000 when it is demangled.
+const MOST_SHOWN: usize = 4096;
+
+/// A function's name, demangled, and no longer than is shown.
+fn shown(name: &str) -> Text {
+    cut(demangle(name).as_deref().unwrap_or(name).as_bytes())
+}
+
+/// `name`, if it is not longer than is shown; else its begin, and a mark.
+fn cut(name: &[u8]) -> Text {
+    match name.get(..MOST_SHOWN) {
+        Some(begin) if name.len() > MOST_SHOWN => Text::from(format!("{}…", String::from_utf8_lossy(begin)).as_str()),
+        _ => Text::from_bytes(name),
+    }
+}
+
 /// All that names the addresses of one module.
 struct Names<'r> {
     /// Its own table, or what is left of it.
@@ -100,6 +119,16 @@ pub struct Name {
     pub inlined: Vec<Inlined>,
 }
 
+impl Name {
+    /// What it takes.
+    fn bytes(&self) -> usize {
+        let length = |text: &Option<Text>| text.as_ref().map_or(0, |text| text.as_str().len());
+        let inlined = self.inlined.iter().map(|one| size_of::<Inlined>() + length(&one.function) + length(&one.file));
+        let texts = [&self.function, &self.module, &self.file].into_iter().map(length).sum::<usize>();
+        size_of::<Self>() + texts + inlined.sum::<usize>()
+    }
+}
+
 /// A module, as a profile names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModuleFacts {
@@ -129,6 +158,7 @@ pub struct CodeMap<'r> {
     symbols_left: usize,
     /// What was found before: threads have most of their addresses in common.
     known: HashMap<u64, Name>,
+    known_bytes: usize,
     /// What a limit kept from being named.
     limits: Vec<Gap>,
     /// Whether it was said that reading debug information took too long.
@@ -157,6 +187,7 @@ impl<'r> CodeMap<'r> {
             pages: Rc::default(),
             symbols_left: MOST_SYMBOLS,
             known: HashMap::new(),
+            known_bytes: 0,
             limits: Vec::new(),
             has_said_exhausted: false,
         };
@@ -259,7 +290,9 @@ impl<'r> CodeMap<'r> {
             return known.clone();
         }
         let name = self.look_up(avma);
-        if self.known.len() < MOST_NAMES {
+        let bytes = name.bytes();
+        if self.known.len() < MOST_NAMES && self.known_bytes + bytes <= MOST_NAME_BYTES {
+            self.known_bytes += bytes;
             self.known.insert(avma, name.clone());
         }
         name
@@ -298,8 +331,7 @@ impl<'r> CodeMap<'r> {
             {
                 function.truncate(own.len());
             }
-            let shown = demangle(&function).unwrap_or(function);
-            name.function = Some(Text::from(shown.as_str()));
+            name.function = Some(shown(&function));
             name.function_offset = Some(offset);
         }
         if let Some(lines) = &mut names.lines {
@@ -324,9 +356,7 @@ impl<'r> CodeMap<'r> {
             map
         });
         match map.lookup(avma) {
-            Some((function, offset)) => {
-                Name { function: Some(Text::from_bytes(function)), function_offset: Some(offset), ..name }
-            }
+            Some((function, offset)) => Name { function: Some(cut(function)), function_offset: Some(offset), ..name },
             None => name,
         }
     }

@@ -12,8 +12,8 @@ use agent_binaries::mapped::Image;
 
 use super::{Code, Name};
 
-/// Names that are kept: 2 to 4 MiB.
-const MOST: usize = 8192;
+/// Bytes of names that are kept.
+const MOST_BYTES: usize = 4 << 20;
 
 /// What tells one file from another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,19 +34,25 @@ impl Identity {
     }
 }
 
-type Names = HashMap<(Identity, u64), Name>;
+#[derive(Default)]
+struct Names {
+    found: HashMap<(Identity, u64), Name>,
+    bytes: usize,
+}
 
 static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
 
 /// What was found for the address `svma` of `file`.
 pub(super) fn get(file: &Identity, svma: u64) -> Option<Name> {
-    NAMES.lock().unwrap_or_else(PoisonError::into_inner).get(&(file.clone(), svma)).cloned()
+    NAMES.lock().unwrap_or_else(PoisonError::into_inner).found.get(&(file.clone(), svma)).cloned()
 }
 
 /// Keeps what was found.
 pub(super) fn put(file: &Identity, svma: u64, name: &Name) {
     let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    if names.len() < MOST {
-        names.insert((file.clone(), svma), name.clone());
+    let bytes = name.bytes() + size_of::<(Identity, u64)>();
+    if names.bytes + bytes <= MOST_BYTES {
+        names.bytes += bytes;
+        names.found.insert((file.clone(), svma), name.clone());
     }
 }

@@ -3,7 +3,6 @@
 
 use std::rc::Rc;
 
-use agent_binaries::demangle::demangle;
 use agent_binaries::elf::{ElfFile, Section as Header, read_vec};
 use agent_binaries::mapped::Image;
 use agent_model::Text;
@@ -11,6 +10,7 @@ use gimli::{AttributeValue, DebugInfoOffset, Dwarf, Reader as _, SectionId, Unit
 
 use super::section::{Bytes, Pages, Section};
 use super::units::Units;
+use super::{cut, shown};
 use crate::frame::Inlined;
 
 /// Bytes of debug sections of one module, as they are in the file, and when they are not compressed.
@@ -214,7 +214,7 @@ impl<'r> Lines<'r> {
             append(&mut path, &text(directory)?);
         }
         append(&mut path, &text(file.path_name())?);
-        Some(Text::from_bytes(&path))
+        Some(cut(&path))
     }
 
     /// The function that holds `svma`, and those that are inlined there, outermost first.
@@ -274,7 +274,7 @@ impl<'r> Lines<'r> {
             let linked = text(gimli::DW_AT_linkage_name).or_else(|| text(gimli::DW_AT_MIPS_linkage_name));
             if let Some(name) = linked.or_else(|| text(gimli::DW_AT_name)) {
                 let name = name.to_string_lossy().ok()?.into_owned();
-                return Some(Text::from(demangle(&name).unwrap_or(name).as_str()));
+                return Some(shown(&name));
             }
             let origin = entry.attr_value(gimli::DW_AT_abstract_origin);
             match origin.or_else(|| entry.attr_value(gimli::DW_AT_specification))? {
