@@ -40,30 +40,31 @@ pub(crate) struct Options {
 /// is absent, with a gap.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Everything {
-    /// `ps --details --threads --self`: all processes and threads of the pid namespace.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    processes: Option<<Ps as Collector>::Data>,
+    // By their names, as the canonical form has them: rows can go into the digest as they come.
     /// `fds --peers --shared`: the target's descriptors.
     #[serde(skip_serializing_if = "Option::is_none")]
     descriptors: Option<<Fds as Collector>::Data>,
-    /// `sockets`: those of the target's network namespace.
+    /// `limits`: the target's limits and control groups.
     #[serde(skip_serializing_if = "Option::is_none")]
-    sockets: Option<<Sockets as Collector>::Data>,
+    limits: Option<<Limits as Collector>::Data>,
     /// `maps`: the target's mappings.
     #[serde(skip_serializing_if = "Option::is_none")]
     mappings: Option<<Maps as Collector>::Data>,
     /// `modules`: the ELF files among them.
     #[serde(skip_serializing_if = "Option::is_none")]
     modules: Option<<Modules as Collector>::Data>,
-    /// `stacks --flat --stop never`, or with --stop as it is by default.
+    /// `ps --details --threads --self`: all processes and threads of the pid namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
-    stacks: Option<<Stacks as Collector>::Data>,
-    /// `limits`: the target's limits and control groups.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limits: Option<<Limits as Collector>::Data>,
+    processes: Option<<Ps as Collector>::Data>,
     /// What is about what. Each leads to something that is there; one that would not
     /// is a gap.
     references: References,
+    /// `sockets`: those of the target's network namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sockets: Option<<Sockets as Collector>::Data>,
+    /// `stacks --flat --stop never`, or with --stop as it is by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stacks: Option<<Stacks as Collector>::Data>,
 }
 
 impl Data for Everything {
@@ -112,11 +113,11 @@ pub(crate) struct References {
     /// Of descriptors: to their sockets, the processes at the other ends of their
     /// pipes and sockets, the process of a pidfd, and what an epoll watches.
     descriptors: Vec<Reference>,
+    /// Of mappings: to their modules, and the threads whose stacks they are.
+    mappings: Vec<Reference>,
     /// Of sockets: to the processes and, where they are the target's, descriptors that
     /// hold them.
     sockets: Vec<Reference>,
-    /// Of mappings: to their modules, and the threads whose stacks they are.
-    mappings: Vec<Reference>,
     /// Of stacks: to their threads.
     stacks: Vec<Reference>,
 }

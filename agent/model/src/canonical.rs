@@ -3,10 +3,10 @@
 //! `serde_json` already writes strings and integers as RFC 8785 asks. What is
 //! left is the order of members, and that is done in place: an object is written
 //! as it comes, and its members are put in order when it ends. So that 20,000 rows
-//! need no second copy in memory, each row goes into the hash as soon as it
-//! is whole, as long as the outermost members come in order by themselves (as
-//! `rows` and `summary` do); where they do not, the data is written a second time
-//! with everything held back.
+//! need no second copy in memory, rows go into the hash when there are some of
+//! them, with what stands before them: that is final if what comes behind them in the
+//! same objects belongs there by itself (as `summary` does behind `rows`). Where it does
+//! not, the data is written a second time with everything held back.
 //!
 //! The same pass can also keep the data as it came, for whoever prints it next.
 
@@ -59,6 +59,9 @@ pub fn to_vec<T: Serialize + ?Sized>(data: &T) -> Result<Vec<u8>, serde_json::Er
     write(data, &mut out, &mut Plain::default(), false)?;
     Ok(out.0)
 }
+
+/// So many bytes of rows are held back.
+const HELD: usize = 16 << 10;
 
 /// Where canonical bytes go.
 trait Feed {
@@ -135,8 +138,9 @@ struct Object {
     start: usize,
     /// Start and end of each member, and the end of its key.
     members: Vec<Member>,
-    /// The last key, for the outermost object when it is fed early.
-    last_key: Vec<u8>,
+    /// Of one whose beginning was fed: the key of the member that was open then. What is
+    /// left of that is its first member.
+    fed: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Copy)]
@@ -196,13 +200,62 @@ impl<F: Feed> Canonical<'_, F> {
         Ok(())
     }
 
-    /// Feeds what stands, if only the outermost object and one array are open.
-    fn flush_row(&mut self) {
-        if self.early && self.depth <= 2 && self.objects.len() <= 1 && self.out.len() > 1024 {
-            self.feed.feed(&self.out);
-            self.out.clear();
+    /// Feeds what stands between two rows, where that is enough and where the open objects
+    /// hold nothing yet that belongs behind the rows.
+    fn flush_rows(&mut self) {
+        if !self.early || self.out.len() < HELD || self.depth != self.objects.len() + 1 {
+            return;
         }
+        let out = &self.out;
+        let key = |member: &Member| &out[member.start..member.key_end];
+        let follows = |object: &Object| {
+            let (open, before) = object.members.split_last()?;
+            // The rest of a member has no key any more; it comes first.
+            let before = &before[usize::from(object.fed.is_some()).min(before.len())..];
+            before.iter().all(|member| key_order(key(member), key(open)).is_lt()).then_some(())
+        };
+        if self.objects.iter().any(|object| follows(object).is_none()) {
+            return;
+        }
+        self.spare.clear();
+        let mut at = 0;
+        for object in &mut self.objects {
+            let Some((open, before)) = object.members.split_last() else { return };
+            let is_rest = object.fed.is_some() && before.is_empty();
+            self.spare.extend_from_slice(&out[at..object.start]);
+            let had = put_in_order(out, before, object.fed.is_some(), &mut Order::default(), &mut self.spare);
+            if had && !is_rest {
+                self.spare.push(b',');
+            }
+            at = open.start;
+            if !is_rest {
+                object.fed = Some(key(open).to_vec());
+            }
+            object.start = 0;
+            object.members.clear();
+            object.members.push(Member { start: 0, key_end: 0, end: 0 });
+        }
+        self.spare.extend_from_slice(&out[at..]);
+        self.feed.feed(&self.spare);
+        self.out.clear();
     }
+}
+
+/// Writes `members` of `out` in their order, with commas between them; the first one, if
+/// it `is_rest` of a member that was fed, as the first. Says whether there were any.
+fn put_in_order(out: &[u8], members: &[Member], is_rest: bool, order: &mut Order, into: &mut Vec<u8>) -> bool {
+    let (rest, members) = members.split_at(usize::from(is_rest).min(members.len()));
+    rest.iter().for_each(|member| into.extend_from_slice(&out[member.start..member.end]));
+    if !order.fits(out, members) {
+        order.learn(out, members);
+    }
+    for (index, member) in order.members.iter().map(|at| members[*at]).enumerate() {
+        if index > 0 || is_rest {
+            into.push(b',');
+        }
+        into.extend_from_slice(&out[member.start..member.end]);
+    }
+    is_rest || !members.is_empty()
 }
 
 /// What is kept as it comes.
@@ -252,18 +305,14 @@ impl<F: Feed> Formatter for &mut Canonical<'_, F> {
         self.put(b"{")?;
         let start = self.out.len();
         let members = self.unused.pop().unwrap_or_default();
-        self.objects.push(Object { start, members, last_key: Vec::new() });
+        self.objects.push(Object { start, members, fed: None });
         Ok(())
     }
 
     fn begin_object_key<W: ?Sized + Write>(&mut self, _: &mut W, first: bool) -> io::Result<()> {
-        let outermost = self.early && self.objects.len() == 1;
         if !first {
             // Members that are put in order get their commas with it.
-            match outermost {
-                true => self.put(b",")?,
-                false => self.plain.keep(b","),
-            }
+            self.plain.keep(b",");
         }
         let start = self.out.len();
         if let Some(object) = self.objects.last_mut() {
@@ -274,17 +323,14 @@ impl<F: Feed> Formatter for &mut Canonical<'_, F> {
 
     fn end_object_key<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
         let end = self.out.len();
-        let outermost = self.early && self.objects.len() == 1;
         if let Some(object) = self.objects.last_mut()
             && let Some(member) = object.members.last_mut()
         {
             member.key_end = end;
-            if outermost {
-                let key = &self.out[member.start..end];
-                if !object.last_key.is_empty() && key_order(&object.last_key, key).is_gt() {
-                    self.in_order = false;
-                }
-                object.last_key = key.to_vec();
+            if let Some(fed) = &object.fed
+                && key_order(fed, &self.out[member.start..end]).is_gt()
+            {
+                self.in_order = false;
             }
         }
         Ok(())
@@ -299,32 +345,19 @@ impl<F: Feed> Formatter for &mut Canonical<'_, F> {
         if let Some(member) = self.objects.last_mut().and_then(|object| object.members.last_mut()) {
             member.end = end;
         }
-        self.flush_row();
         Ok(())
     }
 
     fn end_object<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
         self.depth -= 1;
-        let outermost = self.early && self.objects.len() == 1;
-        if let Some(mut object) = self.objects.pop()
-            && !outermost
-        {
+        if let Some(mut object) = self.objects.pop() {
             let out = &mut self.out;
             let depth = self.objects.len();
             if self.orders.len() <= depth {
                 self.orders.resize_with(depth + 1, Order::default);
             }
-            let order = &mut self.orders[depth];
-            if !order.fits(out, &object.members) {
-                order.learn(out, &object.members);
-            }
             self.spare.clear();
-            for (index, member) in order.members.iter().map(|at| object.members[*at]).enumerate() {
-                if index > 0 {
-                    self.spare.push(b',');
-                }
-                self.spare.extend_from_slice(&out[member.start..member.end]);
-            }
+            put_in_order(out, &object.members, object.fed.is_some(), &mut self.orders[depth], &mut self.spare);
             out.truncate(object.start);
             out.extend_from_slice(&self.spare);
             object.members.clear();
@@ -343,7 +376,7 @@ impl<F: Feed> Formatter for &mut Canonical<'_, F> {
     }
 
     fn end_array_value<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
-        self.flush_row();
+        self.flush_rows();
         Ok(())
     }
 
@@ -468,6 +501,51 @@ mod tests {
                 assert_eq!((seal.digest, seal.bytes), (format!("sha256:{whole}"), plain.len() as u64));
                 assert!(seal.json == json, "what is kept is what serde_json writes, or nothing");
             }
+        }
+    }
+
+    /// Rows in parts, as those of a snapshot: members in order, out of order, and small ones out of order before rows.
+    #[test]
+    fn rows_of_parts_are_fed_early_too() {
+        #[derive(Serialize)]
+        struct Part {
+            name: &'static str,
+            kind: &'static str,
+            rows: Vec<serde_json::Value>,
+            summary: serde_json::Value,
+        }
+        #[derive(Serialize)]
+        struct Parts {
+            a: Part,
+            few: [u8; 2],
+            b: Part,
+            last: Part,
+            references: Vec<Vec<String>>,
+        }
+        #[derive(Serialize)]
+        struct OutOfOrder {
+            z: Part,
+            a: Part,
+        }
+        let part = |count: usize| Part {
+            name: "p",
+            kind: "k",
+            rows: (0..count).map(|n| json!({"pid": n, "fds": [{"b": n, "a": 1}], "c": {}})).collect(),
+            summary: json!({"z": 1, "a": 2}),
+        };
+        let references = vec![vec!["x".repeat(5000), "y".to_owned()]; 40];
+        let parts = Parts { a: part(3000), few: [1, 2], b: part(2000), last: part(1), references };
+        let out_of_order = OutOfOrder { z: part(2000), a: part(3000) };
+        let small = OutOfOrder { z: part(10), a: part(3000) };
+        let each: [(&dyn erased_serde::Serialize, bool); 3] = [(&parts, true), (&out_of_order, false), (&small, true)];
+        for (value, is_fed_early) in each {
+            let mut fed = Sink(Vec::new());
+            assert_eq!(write(value, &mut fed, &mut Plain::default(), true).expect("serializable"), is_fed_early);
+            let whole = to_vec(value).expect("serializable");
+            assert!(!is_fed_early || fed.0 == whole);
+            let sorted: serde_json::Value = serde_json::from_slice(&whole).expect("JSON");
+            // serde_json's own map sorts its members.
+            assert_eq!(serde_json::to_vec(&sorted).expect("serializable"), whole);
         }
     }
 

@@ -173,7 +173,12 @@ pub fn record_out(lines: &[u8]) -> io::Result<()> {
     patiently(&mut Direct, lines, &STUCK)
 }
 
-/// Standard output without a buffer, which would write when nobody has asked whether that blocks.
+/// Bytes that are written at once.
+const BUFFER: usize = 64 << 10;
+
+/// Standard output without the standard library's buffer: that copies all once more to look for ends of lines, and
+/// would write when nobody has asked whether that blocks.
+#[derive(Debug)]
 struct Direct;
 
 impl Write for Direct {
@@ -246,7 +251,7 @@ impl<W: Write> Write for Counted<W> {
 }
 
 fn ended(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Ended> {
-    let mut out = BufWriter::with_capacity(64 << 10, Counted(io::stdout().lock()));
+    let mut out = BufWriter::with_capacity(BUFFER, Counted(Direct));
     match write(&mut out).and_then(|()| out.flush()) {
         Ok(()) => Ok(Ended::Whole),
         Err(error) => {

@@ -1,11 +1,11 @@
 //! An answer that is written as it is found.
 
-use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_model::Text;
 
-use crate::{Counted, Ended, Printed, Row, json, ndjson_end};
+use crate::{BUFFER, Counted, Direct, Ended, Printed, Row, json, ndjson_end};
 
 /// Standard output, for rows or bytes one after the other.
 #[derive(Debug, Clone)]
@@ -15,7 +15,7 @@ pub struct Streamed {
 
 #[derive(Debug)]
 struct State {
-    out: BufWriter<Counted<Stdout>>,
+    out: BufWriter<Counted<Direct>>,
     schema: String,
     session_id: Text,
     /// The first error: after it nothing is written any more.
@@ -25,7 +25,7 @@ struct State {
 impl Streamed {
     /// A stream of rows of `schema`, or of bytes.
     pub fn new(schema: String, session_id: Text) -> Self {
-        let out = BufWriter::with_capacity(64 << 10, Counted(io::stdout()));
+        let out = BufWriter::with_capacity(BUFFER, Counted(Direct));
         Self { state: Arc::new(Mutex::new(State { out, schema, session_id, failed: None })) }
     }
 

@@ -13,8 +13,8 @@ use super::options::Options;
 use super::pcapng::{self, Statistics, Tagged};
 use super::summary::Noticed;
 
-/// So many bytes of packets are handed over at once.
-const BATCH: usize = 16 << 10;
+/// So many bytes of packets are handed over at once: as many as are written at once, so that they need not be copied.
+const BATCH: usize = 64 << 10;
 
 /// A stream, and what it is.
 pub(crate) struct Writer {
@@ -44,7 +44,7 @@ impl Writer {
             _ => {}
         }
         stream.sink.flush()?;
-        Ok(Some(Self { stream, batch: Vec::with_capacity(2 * BATCH), start_ns: now_ns, delivered: 0 }))
+        Ok(Some(Self { stream, batch: Vec::with_capacity(BATCH + (BATCH >> 3)), start_ns: now_ns, delivered: 0 }))
     }
 
     /// Whether it wants decoded headers, and not bytes.
