@@ -1,6 +1,6 @@
 //! Making an answer fit the limit of what may be written.
 
-use agent_model::data::json_bytes;
+use agent_model::data::{LeftOut, json_bytes};
 use agent_model::{Data, Gap};
 use agent_session::Refusal;
 use agent_system::Answer;
@@ -32,7 +32,7 @@ pub(crate) fn fit(answer: &mut Answer, most: u64, data_bytes: u64) -> Result<u64
             cut_gaps(answer, most / 2)
         } else {
             let room = most.saturating_sub(AROUND + gaps_bytes);
-            cut_rows(answer, room) || leave_out(answer)
+            cut_rows(answer, room) || leave_out(answer, bytes - most)
         };
         if !is_cut {
             return Err(bytes);
@@ -85,10 +85,19 @@ fn row_of(at: &str) -> Option<usize> {
     at.strip_prefix("/rows/")?.split('/').next()?.parse().ok()
 }
 
-fn leave_out(answer: &mut Answer) -> bool {
-    let Some(at) = answer.data.leave_out() else { return false };
-    answer.gaps.retain(|gap| gap.at != at && !gap.at.starts_with(&format!("{at}/")));
-    answer.gaps.push(limit_gap(&at, "it was left out: more may not be written".to_owned()));
+fn leave_out(answer: &mut Answer, excess: u64) -> bool {
+    let Some(LeftOut { at, rows }) = answer.data.leave_out(excess) else { return false };
+    let below = format!("{at}/");
+    let kept = rows.map_or(0, |(kept, _)| kept);
+    let is_there = |gap: &Gap| {
+        gap.at.strip_prefix(&below).is_none_or(|rest| row_of(&format!("/rows/{rest}")).is_some_and(|row| row < kept))
+    };
+    answer.gaps.retain(|gap| gap.at != at && is_there(gap));
+    let words = match rows {
+        None => "it was left out: more may not be written".to_owned(),
+        Some((kept, all)) => format!("{} of {all} rows were left out: more may not be written", all - kept),
+    };
+    answer.gaps.push(limit_gap(&at, words));
     true
 }
 

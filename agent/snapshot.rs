@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use agent_binaries::modules::Modules;
 use agent_memory::maps::Maps;
-use agent_model::data::json_bytes;
+use agent_model::data::{LeftOut, json_bytes};
 use agent_model::{Data, Gap, Gathered, Reason};
 use agent_network::sockets::Sockets;
 use agent_process::fds::Fds;
@@ -65,44 +65,66 @@ pub(crate) struct Everything {
     /// `stacks --flat --stop never`, or with --stop as it is by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     stacks: Option<<Stacks as Collector>::Data>,
+    /// How many rows parts had of which some were left out.
+    #[serde(skip)]
+    cut: HashMap<&'static str, usize>,
 }
 
 impl Data for Everything {
-    fn leave_out(&mut self) -> Option<String> {
-        let of = |part: Option<&dyn erased_serde::Serialize>| part.and_then(json_bytes).unwrap_or(0);
-        let sizes = [
-            ("processes", of(self.processes.as_ref().map(|part| part as _))),
-            ("descriptors", of(self.descriptors.as_ref().map(|part| part as _))),
-            ("sockets", of(self.sockets.as_ref().map(|part| part as _))),
-            ("mappings", of(self.mappings.as_ref().map(|part| part as _))),
-            ("modules", of(self.modules.as_ref().map(|part| part as _))),
-            ("stacks", of(self.stacks.as_ref().map(|part| part as _))),
-            ("limits", of(self.limits.as_ref().map(|part| part as _))),
+    fn leave_out(&mut self, excess: u64) -> Option<LeftOut> {
+        fn of<D: Data>(part: &mut Option<D>) -> (u64, Option<&mut dyn Data>) {
+            let part = part.as_mut().map(|part| part as &mut dyn Data);
+            (part.as_ref().and_then(|part| json_bytes(part)).unwrap_or(0), part)
+        }
+        let parts = [
+            ("descriptors", of(&mut self.descriptors)),
+            ("limits", of(&mut self.limits)),
+            ("mappings", of(&mut self.mappings)),
+            ("modules", of(&mut self.modules)),
+            ("processes", of(&mut self.processes)),
+            ("sockets", of(&mut self.sockets)),
+            ("stacks", of(&mut self.stacks)),
         ];
-        let (largest, _) = sizes.into_iter().filter(|(_, bytes)| *bytes > 0).max_by_key(|(_, bytes)| *bytes)?;
-        match largest {
-            "processes" => self.processes = None,
+        let largest = parts.into_iter().max_by_key(|(_, (bytes, _))| *bytes)?;
+        let (name, (bytes, Some(part))) = largest else { return None };
+        let count = part.row_count().unwrap_or(0);
+        let all = *self.cut.entry(name).or_insert(count);
+        // Rows are not alike, and what leads to them goes as well: somewhat more than is needed.
+        let share = (excess as f64 / bytes.max(1) as f64).max(0.02) * 1.05;
+        let kept = (count as f64 * (1.0 - share)).max(0.0) as usize;
+        if kept > 0 && part.cut(kept) {
+            let at = format!("/{name}/rows");
+            let is_gone = |place: &str| {
+                let number = place.strip_prefix(&at).and_then(|rest| rest.strip_prefix('/'));
+                number.and_then(|number| number.parse().ok()).is_some_and(|number: usize| number >= kept)
+            };
+            self.references.leave_out(is_gone);
+            return Some(LeftOut { rows: Some((kept, all)), at });
+        }
+        match name {
             "descriptors" => self.descriptors = None,
-            "sockets" => self.sockets = None,
+            "limits" => self.limits = None,
             "mappings" => self.mappings = None,
             "modules" => self.modules = None,
-            "stacks" => self.stacks = None,
-            _ => self.limits = None,
+            "processes" => self.processes = None,
+            "sockets" => self.sockets = None,
+            _ => self.stacks = None,
         }
-        let at = format!("/{largest}");
-        self.references.leave_out(&format!("{at}/"));
-        Some(at)
+        let at = format!("/{name}");
+        let prefix = format!("{at}/");
+        self.references.leave_out(|place| place.starts_with(&prefix));
+        Some(LeftOut::whole(at))
     }
 }
 
 impl References {
-    /// Leaves out what leads to a place that begins with `prefix`, or comes from there.
-    fn leave_out(&mut self, prefix: &str) {
+    /// Leaves out what leads to a place that is gone, or comes from there.
+    fn leave_out(&mut self, is_gone: impl Fn(&str) -> bool) {
         for list in [&mut self.descriptors, &mut self.sockets, &mut self.mappings, &mut self.stacks] {
             for reference in &mut *list {
-                reference.to.retain(|to| !to.starts_with(prefix));
+                reference.to.retain(|to| !is_gone(to));
             }
-            list.retain(|reference| !reference.from.starts_with(prefix) && !reference.to.is_empty());
+            list.retain(|reference| !is_gone(&reference.from) && !reference.to.is_empty());
         }
     }
 }
@@ -179,6 +201,7 @@ or thread came or went meanwhile, is a gap.
             stacks,
             limits,
             references: References::default(),
+            cut: HashMap::new(),
         };
         let target = run.target().map_or(0, |target| target.pid);
         data.references = join(&data, target, gaps);

@@ -7,7 +7,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{AGENT, Answer, Child, agent, assert_valid, is_root, rows, run, skip};
+use common::{AGENT, Answer, Child, agent, assert_valid, gaps_at, is_root, json, rows, run, skip};
 use serde_json::Value;
 
 /// The envelope of an answer that was cut off by a limit.
@@ -70,10 +70,45 @@ fn a_snapshot_leaves_out_its_largest_parts() {
     let cut = run(["snapshot", "--pid", &target.pid().to_string(), "--limit", "out=24K"]);
     assert!(cut.stdout.len() <= 24 << 10, "{}", cut.stdout.len());
     let envelope = cut_off(&cut);
-    for from in envelope["data"]["references"]["descriptors"].as_array().expect("references") {
-        let at = from["from"].as_str().expect("a pointer");
-        assert!(envelope["data"].pointer(at).is_some(), "{at}");
+    assert_references_resolve(&envelope);
+}
+
+fn assert_references_resolve(envelope: &Value) {
+    for (_, list) in envelope["data"]["references"].as_object().expect("references") {
+        for reference in list.as_array().expect("a list") {
+            let to = reference["to"].as_array().expect("a list");
+            for at in to.iter().chain([&reference["from"]]) {
+                let at = at.as_str().expect("a pointer");
+                assert!(envelope["data"].pointer(at).is_some(), "{at}");
+            }
+        }
     }
+}
+
+/// Of a part that is too large, the rows that fit stay.
+#[test]
+fn a_snapshot_leaves_out_rows_of_its_largest_parts() {
+    let mut processes = Vec::new();
+    for _ in 0..60 {
+        processes.push(Child::start(Command::new("sleep").arg("600")));
+    }
+    let pid = processes[0].pid().to_string();
+    let whole = json(["snapshot", "--pid", &pid]);
+    let bytes = serde_json::to_vec(&whole).expect("JSON").len();
+    let most = bytes * 3 / 4;
+    let cut = run(["snapshot", "--pid", &pid, "--limit", &format!("out={most}")]);
+    assert!((most / 2..=most).contains(&cut.stdout.len()), "{} of {most}", cut.stdout.len());
+    let envelope = cut_off(&cut);
+    let rows = &envelope["data"]["processes"]["rows"];
+    let gap = gaps_at(&envelope, "/processes/rows").into_iter().find(|gap| gap["at"] == "/processes/rows");
+    let gap = gap.unwrap_or_else(|| panic!("no gap in {}", envelope["gaps"]));
+    assert_eq!(gap["reason"], "limit_reached");
+    let left_out: usize =
+        gap["detail"].as_str().and_then(|text| text.split(' ').next()?.parse().ok()).expect("a number");
+    let left = rows.as_array().expect("rows").len();
+    assert!(left > 10 && left_out > 10, "{gap}");
+    assert!(gap["detail"].as_str().is_some_and(|text| text.contains(&format!("of {} rows", left + left_out))), "{gap}");
+    assert_references_resolve(&envelope);
 }
 
 #[test]

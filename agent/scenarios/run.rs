@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent_model::data::json_bytes;
+use agent_model::data::{LeftOut, json_bytes};
 use agent_model::{Data, Finding, Gap, Gathered, Level, Listing};
 use agent_scenario::{Action, Evidence, Looks, Origin, Plan, PlannedStep, StepEnd, bundle};
 use agent_system::{Capability, Cause, Collector, Failure, Need, Run};
@@ -45,7 +45,7 @@ impl Data for Report {
         self.0.summary()
     }
 
-    fn leave_out(&mut self) -> Option<String> {
+    fn leave_out(&mut self, _: u64) -> Option<LeftOut> {
         // The largest artifact: what is found stays.
         let artifacts = self.0.summary.evidence.artifacts.iter_mut().enumerate();
         let sized = artifacts
@@ -53,7 +53,7 @@ impl Data for Report {
             .map(|(index, artifact)| (json_bytes(&artifact.envelope).unwrap_or(0), std::cmp::Reverse(index), artifact));
         let (_, std::cmp::Reverse(index), artifact) = sized.max_by_key(|(bytes, index, _)| (*bytes, *index))?;
         artifact.envelope["data"] = Value::Null;
-        Some(format!("/summary/artifacts/{index}/envelope/data"))
+        Some(LeftOut::whole(format!("/summary/artifacts/{index}/envelope/data")))
     }
 
     fn page(&self, width: usize) -> Option<String> {

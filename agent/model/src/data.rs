@@ -38,10 +38,26 @@ pub trait Data: erased_serde::Serialize + Send + Any {
         false
     }
 
-    /// Leaves out the largest part that may be absent, and returns its JSON Pointer;
-    /// `None` where there is none.
-    fn leave_out(&mut self) -> Option<String> {
+    /// Leaves out some of the largest part that may be absent, `excess` bytes of JSON if it
+    /// can, or all of it; `None` where there is none.
+    fn leave_out(&mut self, _excess: u64) -> Option<LeftOut> {
         None
+    }
+}
+
+/// What was left out of data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Where it was, as a JSON Pointer.
+    pub at: String,
+    /// Where it was not all of it: how many rows are left, and how many there were.
+    pub rows: Option<(usize, usize)>,
+}
+
+impl LeftOut {
+    /// All that was at `at`.
+    pub fn whole(at: impl Into<String>) -> Self {
+        Self { at: at.into(), rows: None }
     }
 }
 
