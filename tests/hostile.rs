@@ -216,6 +216,12 @@ fn fifteen_thousand_sockets_are_bounded() {
     let peers = json(["fds", "--pid", &target.pid().to_string(), "--peers", "-o", "json", "--allow-gaps"]);
     let paired = rows(&peers).iter().filter(|row| row["peers"].as_array().is_some_and(|peers| !peers.is_empty()));
     assert!(paired.count() as u64 >= count);
+    // All of it at once: both tables and what leads from one to the other, but no second copy of them.
+    let everything = json(["snapshot", "--pid", &target.pid().to_string(), "--allow-gaps"]);
+    let listed = |part: &str| everything["data"][part]["rows"].as_array().map_or(0, Vec::len) as u64;
+    assert!(listed("descriptors") >= count && listed("sockets") >= count, "{}", everything["gaps"]);
+    let peak = peak_kib(&everything).saturating_sub(*ITSELF);
+    assert!(peak < 72 << 10, "{peak} KiB");
 }
 
 #[test]
