@@ -15,7 +15,6 @@ mod wire;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -34,7 +33,7 @@ use crate::{audit, cli};
 
 pub(crate) use link::{Link, join};
 use place::Place;
-use serve::{Shared, accept};
+use serve::{Shared, Unproved, accept};
 pub(crate) use standing::{COMMANDS, has_standing};
 use state::State;
 use wire::{Standing, Welcome};
@@ -62,6 +61,9 @@ const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// How often the hold looks at its clock.
 const TICK: Duration = Duration::from_millis(200);
+
+/// So many connections are taken before it looks at its clock again.
+const AT_ONCE: usize = 64;
 
 /// Options of `hold`.
 #[derive(Debug, Args)]
@@ -198,20 +200,31 @@ fn begin(matches: &clap::ArgMatches) -> Result<Status, Ended> {
     // Before other threads are there.
     confine::alone(NEEDS);
     let secret = state.place.secret.clone();
-    let connections = AtomicUsize::new(0);
-    let shared = Arc::new(Shared { state: Mutex::new(state), secret, welcome, limits, level, began, connections });
+    let shared = Arc::new(Shared {
+        state: Mutex::new(state),
+        secret,
+        welcome,
+        limits,
+        level,
+        began,
+        unproved: Unproved::default(),
+    });
     Ok(hold(&shared, &listener, signals))
 }
 
 /// Takes commands until the session is over.
 fn hold(shared: &Arc<Shared>, listener: &Listener, mut signals: Interrupts) -> Status {
     use std::os::fd::AsFd as _;
+    let mut connections = 0;
     let why = loop {
         if let Some(Interrupted::Signal(name)) = signals.wait(listener.as_fd(), TICK) {
             break format!("it was ended by {name}");
         }
-        while let Ok(Some(channel)) = listener.accept() {
-            accept(shared, channel);
+        // Whoever connects without end does not keep it from its other duties.
+        for _ in 0..AT_ONCE {
+            let Ok(Some(channel)) = listener.accept() else { break };
+            accept(shared, channel, connections);
+            connections += 1;
         }
         let mut state = shared.state();
         let lines = state.chain.tick(&audit::now());

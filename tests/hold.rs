@@ -392,6 +392,62 @@ fn the_target_can_neither_read_nor_squat_nor_speak_in_it() {
     assert_eq!(of_kind(&records, "action.start").len(), 2, "only status and end");
 }
 
+/// Opens connections to the hold without end, from several processes: some say nothing, some begin to prove themselves.
+const FLOOD: &str = r#"
+import os, socket
+names = {line.split()[-1][1:] for line in open('/proc/net/unix') if '@agent-' in line}
+for _ in range(3):
+    if os.fork() == 0:
+        break
+kept = []
+count = 0
+while True:
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    s.setblocking(False)
+    try:
+        s.connect('\0' + sorted(names)[0])
+        if count % 2:
+            s.send(b'{"hello":{"nonce":"00"}}')
+        kept.append(s)
+        count += 1
+        if len(kept) > 300:
+            kept.pop(0).close()
+        if count == 500:
+            print('flooded', flush=True)
+    except OSError:
+        s.close()
+"#;
+
+#[test]
+fn a_target_that_takes_all_connections_keeps_no_command_out() {
+    let name = "a_target_that_takes_all_connections";
+    if !is_root() {
+        return skip(name, "a pod needs root");
+    }
+    if !common::has_tool("python3") {
+        return skip(name, "there is no python3");
+    }
+    let script = format!(
+        "echo ready; while [ ! -e /tmp/go ]; do sleep 0.1; done; exec python3 -c '{}'",
+        FLOOD.replace('\'', "'\\''")
+    );
+    let pod = Pod::start(PodSpec::new("flood", ["sh", "-c", &script]).pod_user(65532, 65532)).expect("a pod");
+    pod.wait_for_output("ready", SOON).expect("a target");
+    let hold = hold(&pod, Profile::General, &["--ttl", "5m"]);
+    let root = format!("/proc/{}/root/tmp/go", pod.target_pid().as_raw_nonzero().get());
+    std::fs::write(root, "").expect("a file in the target's /tmp");
+    pod.wait_for_output("flooded", SOON).expect("a flood");
+    for _ in 0..5 {
+        let limits = exec(&pod, &hold, &["limits", "--allow-gaps"]);
+        assert_eq!(limits.exit_code, 0, "{}", limits.stderr_text());
+        assert!(!limits.stderr_text().contains("session.open"), "it is part of the session");
+    }
+    assert_eq!(exec(&pod, &hold, &["end"]).exit_code, 0);
+    let (_, records, text, _) = ended(hold);
+    assert_eq!(verify(text.as_bytes(), None).chains[0].verdict, Verdict::Whole);
+    assert_eq!(of_kind(&records, "action.end").len(), 6);
+}
+
 #[test]
 fn without_a_command_and_a_terminal_the_agent_holds() {
     let name = "without_a_command_and_a_terminal";

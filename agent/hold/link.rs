@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_model::RedactionLevel;
 use agent_session::audit::{Data, Head, Kind, Unrecorded, Witness, hex};
@@ -46,13 +46,25 @@ pub(super) fn is_alive(place: &Place) -> bool {
 /// Connects and has the hold prove what it is; `None` when nobody takes connections.
 fn greet(place: &Place) -> Result<Option<(Channel, String)>, Refused> {
     let refused = |words: &str| Refused(words.to_owned());
-    let Ok(channel) = Channel::connect(&place.socket) else { return Ok(None) };
+    let until = Instant::now() + PATIENCE;
     let mut random = [0; RANDOM];
     own::random(&mut random);
     let nonce = hex(&random);
     let secret = place.secret.as_bytes();
-    say(&channel, &ToHold::Hello { nonce: nonce.clone() }).map_err(|_| refused("the hold does not listen"))?;
-    let answer = hear(&channel).ok_or_else(|| refused("the hold does not answer"))?;
+    // Where many connect the hold lets go of who has not proved itself yet: then it is asked again.
+    let (channel, answer) = loop {
+        let channel = match Channel::connect(&place.socket, PATIENCE) {
+            Ok(channel) => channel,
+            Err(error) if error.kind() == ErrorKind::TimedOut => return Err(refused("the hold takes no connection")),
+            Err(_) => return Ok(None),
+        };
+        let answer = say(&channel, &ToHold::Hello { nonce: nonce.clone() }).ok().and_then(|()| hear(&channel));
+        match answer {
+            Some(answer) => break (channel, answer),
+            None if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+            None => return Err(refused("the hold does not answer")),
+        }
+    };
     let FromHold::Challenge { nonce: theirs, proof: proved } = answer else {
         return Err(refused("what answers in the hold's place is something else"));
     };
@@ -78,16 +90,23 @@ fn hear(channel: &Channel) -> Option<FromHold> {
 /// When the hold does not let `command` begin.
 pub(crate) fn join(command: &str, level: RedactionLevel) -> Result<Option<Link>, Refused> {
     let Some(place) = Place::read() else { return Ok(None) };
-    let Some((channel, proof)) = greet(&place)? else { return Ok(None) };
-    let begin = ToHold::Begin { proof, command: command.to_owned(), redaction: level.as_str().to_owned() };
-    say(&channel, &begin).map_err(|_| Refused("the hold does not listen".to_owned()))?;
-    match hear(&channel) {
-        Some(FromHold::Welcome(welcome)) => {
-            standing::keep(welcome.standing.clone(), welcome.past.clone());
-            Ok(Some(Link { channel: Arc::new(channel), welcome: *welcome, over: Arc::default(), said: None }))
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let Some((channel, proof)) = greet(&place)? else { return Ok(None) };
+        let begin = ToHold::Begin { proof, command: command.to_owned(), redaction: level.as_str().to_owned() };
+        match say(&channel, &begin).ok().and_then(|()| hear(&channel)) {
+            Some(FromHold::Welcome(welcome)) => {
+                standing::keep(welcome.standing.clone(), welcome.past.clone());
+                let channel = Arc::new(channel);
+                return Ok(Some(Link { channel, welcome: *welcome, over: Arc::default(), said: None }));
+            }
+            Some(FromHold::Refused { words }) => return Err(Refused(words)),
+            // As in `greet`: a command that was welcomed is heard.
+            None if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+            _ => {
+                return Err(Refused("the hold does not let this command begin, and does not say why".to_owned()));
+            }
         }
-        Some(FromHold::Refused { words }) => Err(Refused(words)),
-        _ => Err(Refused("the hold does not let this command begin, and does not say why".to_owned())),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The hold's side of a channel: who connects, what may begin, and the end of all.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,8 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// So long commands have to say what they have seen when the session is over.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Connections at once, whoever they are from.
-const MOST_CONNECTIONS: usize = 128;
+/// Connections at once of those who have not proved themselves: anybody in the pod can make them.
+const MOST_UNPROVED: usize = 64;
 
 /// Commands that are remembered for `status`.
 const REMEMBERED: usize = 100;
@@ -38,20 +37,52 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) level: RedactionLevel,
     pub(super) began: String,
-    pub(super) connections: AtomicUsize,
+    pub(super) unproved: Unproved,
 }
 
-pub(super) fn accept(shared: &Arc<Shared>, channel: Channel) {
-    if shared.connections.fetch_add(1, Relaxed) >= MOST_CONNECTIONS {
-        shared.connections.fetch_sub(1, Relaxed);
-        return;
+/// Connections of those who have not proved themselves yet, the oldest first.
+#[derive(Default)]
+pub(super) struct Unproved(Mutex<VecDeque<(u64, Option<Peer>, Channel)>>);
+
+impl Unproved {
+    fn all(&self) -> MutexGuard<'_, VecDeque<(u64, Option<Peer>, Channel)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Adds one, and lets go of another where there are too many: the oldest of the process that has the most, so that
+    /// one that makes many only loses its own.
+    fn add(&self, number: u64, channel: &Channel) {
+        let Ok(other) = channel.share() else { return };
+        let peer = channel.peer();
+        let mut all = self.all();
+        all.push_back((number, peer, other));
+        if all.len() > MOST_UNPROVED {
+            let of = |peer: &Option<Peer>| all.iter().filter(|one| one.1 == *peer).count();
+            let most = all.iter().map(|one| of(&one.1)).max();
+            let at = all.iter().position(|one| Some(of(&one.1)) == most);
+            if let Some((_, _, channel)) = at.and_then(|at| all.remove(at)) {
+                channel.end();
+            }
+        }
+    }
+
+    /// Takes one away: it has proved itself, or is gone.
+    fn remove(&self, number: u64) {
+        self.all().retain(|one| one.0 != number);
+    }
+}
+
+pub(super) fn accept(shared: &Arc<Shared>, channel: Channel, number: u64) {
+    shared.unproved.add(number, &channel);
     let shared = Arc::clone(shared);
     // Where no thread can be had the command is told by the end of its channel.
-    let _ = std::thread::Builder::new().stack_size(256 << 10).spawn(move || {
-        shared.serve(&channel);
-        shared.connections.fetch_sub(1, Relaxed);
+    let spawned = std::thread::Builder::new().stack_size(256 << 10).spawn({
+        let shared = Arc::clone(&shared);
+        move || shared.serve(&channel, number)
     });
+    if spawned.is_err() {
+        shared.unproved.remove(number);
+    }
 }
 
 impl Shared {
@@ -60,9 +91,11 @@ impl Shared {
     }
 
     /// One command, from its first word to its last.
-    fn serve(&self, channel: &Channel) {
+    fn serve(&self, channel: &Channel, number: u64) {
         let peer = channel.peer();
-        let (command, redaction) = match self.greet(channel) {
+        let greeting = self.greet(channel);
+        self.unproved.remove(number);
+        let (command, redaction) = match greeting {
             Greeting::Proved(command, redaction) => (command, redaction),
             // Somebody who only wants to know whether there is a hold.
             Greeting::Left => return,

@@ -110,15 +110,27 @@ impl AsFd for Channel {
 }
 
 impl Channel {
-    /// Connects to the abstract name `name`. It may be written to after the command was confined.
+    /// Connects to the abstract name `name`, within `patience`. It may be written to after the command was confined.
     ///
     /// # Errors
     ///
-    /// When nobody takes connections there.
-    pub fn connect(name: &str) -> io::Result<Self> {
+    /// When nobody takes connections there ([`ErrorKind::ConnectionRefused`]), or so many wait for it that there is no
+    /// room ([`ErrorKind::TimedOut`]).
+    pub fn connect(name: &str, patience: Duration) -> io::Result<Self> {
+        let until = Instant::now() + patience;
         let socket = socket()?;
         crate::own::note(agent_session::Access::Socket, "unix:@agent");
-        rustix::net::connect(&socket, &address(name)?)?;
+        let address = address(name)?;
+        loop {
+            match rustix::net::connect(&socket, &address) {
+                Ok(()) => break,
+                // The queue is full, and poll(2) does not tell when it is not any more (unix(7)).
+                Err(Errno::AGAIN) if Instant::now() < until => std::thread::sleep(Duration::from_millis(2)),
+                Err(Errno::AGAIN) => return Err(ErrorKind::TimedOut.into()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
         crate::confine::may_write(&socket);
         Ok(Self { socket: ManuallyDrop::new(socket), is_ours: true })
     }
