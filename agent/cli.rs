@@ -207,7 +207,7 @@ pub(crate) fn command_line<'a>(commands: impl Iterator<Item = &'a Command>, argv
             }
         });
     }
-    let line = line.subcommand(crate::hold::arguments());
+    let line = line.args(crate::hold::ttl_argument()).subcommand(crate::hold::arguments());
     line.mut_arg("output", |output| with_formats(output, &extra, true)).subcommand(
         clap::Command::new("schema").about("JSON Schema of a command's envelope").arg(
             clap::Arg::new("command")

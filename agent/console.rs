@@ -6,9 +6,10 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use agent_scenario::built_in;
 use agent_system::keep::{OwnFile, SESSION_DIRECTORY};
 use agent_system::{child, clock};
-use clap::{ArgMatches, Args as _, FromArgMatches as _};
+use clap::ArgMatches;
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -17,11 +18,9 @@ use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
 use rustyline::{Config, Context, Editor, Helper};
 
+use crate::hold::Front;
 use crate::verdict::Status;
 use crate::{cli, commands};
-
-/// How long a console is open.
-const TTL: Duration = Duration::from_secs(15 * 60);
 
 /// Lines that are remembered.
 const REMEMBERED: usize = 500;
@@ -36,23 +35,19 @@ help fds                   options of a command            exit                 
 Tab completes commands, their options and process IDs. Ctrl-C ends what runs.
 ";
 
-/// Reads lines and performs each, until there are no more or the time is over.
+/// Reads lines and performs each, until there are no more or the session is over.
 pub(crate) fn run(matches: &ArgMatches) -> Status {
-    let global = match cli::Global::from_arg_matches(matches) {
-        Ok(global) => global,
-        Err(error) => return crate::usage(&error),
-    };
-    let session = global.session.clone().unwrap_or_else(crate::new_session_id);
+    crate::hold::with_console(matches, talk)
+}
+
+/// Talks to a person in the session of `front`.
+fn talk(front: &Front) -> Status {
     let config = Config::builder().auto_add_history(true).max_history_size(REMEMBERED);
-    let config = match config.map(|config| config.build()) {
-        Ok(config) => config,
-        Err(error) => {
-            agent_output::tell(&error.to_string());
-            return Status::Failed;
-        }
-    };
-    let history = MemHistory::with_config(&config);
-    let mut editor: Editor<Words, MemHistory> = match Editor::with_history(config, history) {
+    let editor = config.map(|config| config.build()).and_then(|config| {
+        let history = MemHistory::with_config(&config);
+        Editor::<Words, MemHistory>::with_history(config, history)
+    });
+    let mut editor = match editor {
         Ok(editor) => editor,
         Err(error) => {
             agent_output::tell(&format!("the terminal cannot be used: {error}"));
@@ -60,29 +55,29 @@ pub(crate) fn run(matches: &ArgMatches) -> Status {
         }
     };
     editor.set_helper(Some(Words));
-    let ends_us = clock::boot_us().saturating_add(u64::try_from(TTL.as_micros()).unwrap_or(u64::MAX));
-    child::leave_interrupts();
-    child::end_after(u32::try_from(TTL.as_secs()).unwrap_or(u32::MAX));
+    let left_s = || front.ends_us.map(|ends_us| ends_us.saturating_sub(clock::boot_us()).div_ceil(1_000_000));
+    let time = left_s().map(|left| format!(", for {}", humantime::format_duration(Duration::from_secs(left))));
     let _ = agent_output::print_text(&format!(
-        "session {session}, for {} minutes; help shows examples\n",
-        TTL.as_secs() / 60
+        "session {}{}; help shows examples\naudit: {}\n",
+        front.session,
+        time.unwrap_or_default(),
+        front.audit
     ));
-    let mut last = Status::Complete;
     loop {
-        let left = ends_us.saturating_sub(clock::boot_us()) / 1_000_000;
         let target = child::name_of(1).map_or_else(|| "-".to_owned(), |name| name.to_string());
-        match editor.readline(&format!("agent {target}(1) {}m{:02}s> ", left / 60, left % 60)) {
+        let left = left_s().map(|left| format!(" {}m{:02}s", left / 60, left % 60)).unwrap_or_default();
+        match editor.readline(&format!("agent {target}(1){left}> ")) {
             Ok(line) => match read(&line) {
                 Ok(Read::Nothing) => {}
-                Ok(Read::Exit) => return last,
+                Ok(Read::Exit) => return Status::Complete,
                 Ok(Read::Help) => {
                     let _ = agent_output::print_text(HELP);
                 }
-                Ok(Read::Command(words, file)) => last = perform(&session, words, file.as_deref()),
+                Ok(Read::Command(words, file)) => perform(words, file.as_deref()),
                 Err(words) => agent_output::tell(&words),
             },
             Err(ReadlineError::Interrupted) => {}
-            Err(ReadlineError::Eof) => return last,
+            Err(ReadlineError::Eof) => return Status::Complete,
             Err(error) => {
                 agent_output::tell(&format!("the terminal cannot be read: {error}"));
                 return Status::Failed;
@@ -141,32 +136,32 @@ fn read(line: &str) -> Result<Read, String> {
 }
 
 /// Performs one line of the session.
-fn perform(session: &str, words: Vec<String>, file: Option<&str>) -> Status {
+fn perform(words: Vec<String>, file: Option<&str>) {
     let file = match file.map(|name| OwnFile::create(SESSION_DIRECTORY, name)).transpose() {
         Ok(file) => file,
-        Err(error) => {
-            agent_output::tell(&format!("{SESSION_DIRECTORY}: {error}"));
-            return Status::Failed;
-        }
+        Err(error) => return agent_output::tell(&format!("{SESSION_DIRECTORY}: {error}")),
     };
-    let own = ["agent".to_owned()].into_iter().chain(words);
-    let mut argv: Vec<OsString> = own.map(OsString::from).collect();
     // What the console was started with is for each of its commands; theirs comes last and counts.
-    argv.splice(1..1, std::env::args_os().skip(1));
-    if !argv.iter().any(|word| word.as_encoded_bytes().starts_with(b"--session")) {
-        argv.splice(1..1, ["--session".into(), session.into()]);
-    }
+    let own = ["agent".into()].into_iter().chain(for_each_line(std::env::args_os().skip(1)));
+    let argv: Vec<OsString> = own.chain(words.into_iter().map(OsString::from)).collect();
     match child::perform(file.as_ref(), || crate::perform(argv) as u8) {
-        Ok(0) => Status::Complete,
-        Ok(code) => {
-            agent_output::tell(&format!("exit status {code}"));
-            Status::Failed
-        }
-        Err(error) => {
-            agent_output::tell(&format!("no process for it: {error}"));
-            Status::Failed
-        }
+        Ok(0) => {}
+        Ok(code) => agent_output::tell(&format!("exit status {code}")),
+        Err(error) => agent_output::tell(&format!("no process for it: {error}")),
     }
+}
+
+/// Those of the console's own options that its commands have as well: all but how long it lasts.
+fn for_each_line(options: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let ttl = format!("--{}", crate::hold::TTL);
+    let mut is_value = false;
+    let is_other = |option: &OsString| {
+        let is_ttl = *option == *ttl || option.as_encoded_bytes().starts_with(format!("{ttl}=").as_bytes());
+        let is_other = !is_ttl && !is_value;
+        is_value = *option == *ttl;
+        is_other
+    };
+    options.filter(is_other).collect()
 }
 
 /// Completes words.
@@ -194,22 +189,53 @@ impl Completer for Words {
     }
 }
 
-/// What may stand after `done`.
+/// What may stand after `done`, where `word` has begun.
 fn candidates(done: &[&str], word: &str) -> Vec<String> {
-    match done {
-        [] | ["help"] => {
-            let own = ["exit", "help"].into_iter().filter(|_| done.is_empty()).map(str::to_owned);
-            commands().map(|command| command.name.to_owned()).chain(own).collect()
-        }
-        [.., "|"] => ["json", "ndjson", "table"].map(str::to_owned).to_vec(),
-        [.., "--pid"] => child::pids().iter().map(ToString::to_string).collect(),
-        [name, ..] if word.starts_with('-') => {
-            let Some(command) = commands().find(|command| command.name == *name) else { return Vec::new() };
-            let line = cli::TargetOptions::augment_args(cli::Global::augment_args((command.arguments)()));
-            line.get_arguments().filter_map(|argument| Some(format!("--{}", argument.get_long()?))).collect()
-        }
-        _ => Vec::new(),
+    let [name, rest @ ..] = done else {
+        let own = ["exit", "help"].map(str::to_owned);
+        return commands().map(|command| command.name.to_owned()).chain(own).collect();
+    };
+    if *name == "help" {
+        return commands().map(|command| command.name.to_owned()).collect();
     }
+    match rest {
+        [.., "|"] => return ["json", "ndjson", "table"].map(str::to_owned).to_vec(),
+        [.., "--pid"] => return child::pids().iter().map(ToString::to_string).collect(),
+        _ => {}
+    }
+    let line = cli::command_line(commands(), &["agent".into(), name.into()]);
+    let Some(command) = line.find_subcommand(name) else { return Vec::new() };
+    // Those of the command come first: they know more than what all have.
+    let all = || command.get_arguments().chain(line.get_arguments().filter(|argument| argument.is_global_set()));
+    let named = |option: &str| {
+        let long = option.strip_prefix("--");
+        let short = option.strip_prefix('-').and_then(|short| short.chars().next());
+        all().find(|one| long.map_or(one.get_short() == short && short.is_some(), |long| one.get_long() == Some(long)))
+    };
+    let takes_value = |argument: &&clap::Arg| argument.get_action().takes_values();
+    if let Some(argument) = rest.last().and_then(|last| named(last)).filter(takes_value) {
+        return values(argument);
+    }
+    if let Some((option, _)) = word.split_once('=') {
+        let found = named(option).map(values).unwrap_or_default();
+        return found.into_iter().map(|value| format!("{option}={value}")).collect();
+    }
+    if word.starts_with('-') {
+        return all().filter_map(|argument| Some(format!("--{}", argument.get_long()?))).collect();
+    }
+    // What is no option, and no value of one.
+    let is_value = |at: usize| at > 0 && named(rest[at - 1]).is_some_and(|argument| takes_value(&argument));
+    let before = (0..rest.len()).filter(|at| !rest[*at].starts_with('-') && !is_value(*at)).count();
+    command.get_positionals().nth(before).map(values).unwrap_or_default()
+}
+
+/// The values that `argument` may have, as far as they are known.
+fn values(argument: &clap::Arg) -> Vec<String> {
+    let names = argument.get_value_names().unwrap_or_default();
+    if names.iter().any(|name| name.starts_with(crate::scenarios::NAME_OR_FILE)) {
+        return built_in::ALL.iter().map(|(name, _)| (*name).to_owned()).collect();
+    }
+    argument.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -244,5 +270,23 @@ mod tests {
         assert!(candidates(&["fds", "--pid"], "").contains(&std::process::id().to_string()));
         assert_eq!(candidates(&["ps", "|"], ""), ["json", "ndjson", "table"]);
         assert!(candidates(&["nothing"], "--").is_empty());
+        assert!(candidates(&["stacks", "--stop"], "").contains(&"never".to_owned()));
+        assert!(candidates(&["stacks"], "--stop=").contains(&"--stop=never".to_owned()));
+        assert!(candidates(&["profile", "-o"], "").contains(&"folded".to_owned()));
+        assert!(candidates(&["ps", "--output"], "").contains(&"bundle".to_owned()));
+        assert_eq!(candidates(&["ps", "--redact"], ""), ["default", "strict", "off"]);
+        assert!(candidates(&["run"], "").contains(&"fd-leak".to_owned()));
+        assert!(candidates(&["run", "--redact", "strict"], "").contains(&"fd-leak".to_owned()));
+        assert!(candidates(&["run", "fd-leak"], "").is_empty());
+        assert!(candidates(&["schema"], "").contains(&"maps".to_owned()));
+        assert_eq!(candidates(&["bundle"], ""), ["verify", "list", "show", "cat"]);
+        assert!(candidates(&["ps", "--incident"], "").is_empty());
+    }
+
+    #[test]
+    fn what_the_console_was_started_with_is_for_each_line_but_its_time() {
+        let of = |words: &[&str]| for_each_line(words.iter().map(OsString::from));
+        assert_eq!(of(&["--ttl", "5m", "--redact", "strict"]), ["--redact", "strict"]);
+        assert_eq!(of(&["--incident=a", "--ttl=5m"]), ["--incident=a"]);
     }
 }

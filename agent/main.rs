@@ -37,6 +37,7 @@ use agent_session::{Identity, Limits, Session};
 use agent_system::collector::TargetUse;
 use agent_system::{Collector as _, Command, Plan, clock, own};
 use anyhow::Context;
+use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches};
 
 use crate::audit::Audit;
@@ -94,10 +95,17 @@ pub(crate) fn perform(argv: Vec<OsString>) -> Status {
         Ok(matches) => matches,
         Err(error) => return usage(&error),
     };
-    let Some((name, matches)) = matches.subcommand() else {
+    let Some((name, matches_of)) = matches.subcommand() else {
         // Where nobody sits there the container is to stay.
-        return if std::io::stdin().is_terminal() { console::run(&matches) } else { hold::by_default(argv) };
+        return if std::io::stdin().is_terminal() { console::run(&matches) } else { hold::run(&matches) };
     };
+    if matches.value_source(hold::TTL) == Some(ValueSource::CommandLine) {
+        agent_output::tell(
+            "a command has no --ttl of its own: agent hold --ttl, or a console or hold without a command",
+        );
+        return Status::Usage;
+    }
+    let matches = matches_of;
     if name == hold::NAME {
         return hold::run(matches);
     }

@@ -13,6 +13,9 @@ use agent_system::{Command, command};
 /// The name of the command that performs others.
 pub(crate) const RUN: &str = <run::RunScenario as agent_system::Collector>::NAME;
 
+/// How an option that takes a scenario calls it.
+pub(crate) const NAME_OR_FILE: &str = "NAME|FILE.yaml";
+
 /// The commands about scenarios.
 pub(crate) const COMMANDS: &[Command] = &[
     command::<run::RunScenario>(),

@@ -15,6 +15,10 @@ static IMAGE: LazyLock<Image> = LazyLock::new(|| {
     Image::from_binary(common::AGENT, "65532:65532", FileCaps::AllPermitted).expect("an image of the agent")
 });
 
+/// The same as root, who can make the session's directory; the image that is shipped has one that all can write to.
+static ROOT_IMAGE: LazyLock<Image> =
+    LazyLock::new(|| Image::from_binary(common::AGENT, "0", FileCaps::AllPermitted).expect("an image of the agent"));
+
 /// A pod with a session held in it; `None` where there can be none, and that is said.
 fn held(name: &str, arguments: &[&str]) -> Option<(Pod, DebugContainer)> {
     if !is_root() {
@@ -276,6 +280,9 @@ fn there_is_one_hold_in_a_container_and_no_session_without_end() {
     for ttl in ["0s", "1y", "soon"] {
         assert_eq!(exec(&pod, &hold, &["hold", "--ttl", ttl]).exit_code, 2, "{ttl}");
     }
+    // A command has no time of its own.
+    let ps = exec(&pod, &hold, &["--ttl", "5m", "ps"]);
+    assert_eq!((ps.exit_code, ps.stdout_text().is_empty()), (2, true), "{}", ps.stderr_text());
     // The session is as it was.
     assert_eq!(answer(&exec(&pod, &hold, &["status"]))["data"]["summary"]["strangers"], 0);
 }
@@ -505,12 +512,13 @@ fn a_terminal_without_a_command_is_a_console() {
     let pod = Pod::start(PodSpec::new(name, ["sh", "-c", "echo ready; sleep 1000"])).expect("a pod");
     pod.wait_for_output("ready", SOON).expect("a target");
     let spec =
-        DebugSpec::new(&IMAGE, Profile::General, [""; 0]).target().arguments_only().env("AGENT_INCIDENT", "INC-7");
+        DebugSpec::new(&ROOT_IMAGE, Profile::General, [""; 0]).target().arguments_only().env("AGENT_INCIDENT", "INC-7");
     let mut container = pod.debug_spawn(spec.tty().stdin(agent_pod::Stdin::Pipe)).expect("a console");
     let keyboard = container.take_stdin().expect("a keyboard");
     let mut console = Console { container, keyboard, read: 0 };
     let greeting = console.until("s> ");
     assert!(greeting.contains("session 01") && greeting.contains("agent sh(1) 1"), "{greeting}");
+    assert!(greeting.contains("audit: /session/"), "{greeting}");
     let id = greeting.split("session ").nth(1).and_then(|rest| rest.split(',').next()).expect("an ID");
     // A table, since this is a terminal; its session is the console's.
     console.types("ps\r");
@@ -529,7 +537,7 @@ fn a_terminal_without_a_command_is_a_console() {
     console.until("COMPLETE");
     console.until("s> ");
     // Nothing is written over.
-    console.types("fds > fds.json\r");
+    console.types("fds | json > fds.json\r");
     console.until("fds.json");
     console.until("s> ");
     console.types("fds > fds.json\r");
@@ -551,9 +559,62 @@ fn a_terminal_without_a_command_is_a_console() {
     console.types("help\r");
     console.until("what is wrong, in sentences");
     console.until("s> ");
+    // All of it is one session, with one audit; what kubectl exec starts is part of it.
+    let outside = exec(&pod, &console.container, &["ps"]);
+    assert_eq!(answer(&outside)["session"]["id"], id, "{}", outside.stderr_text());
+    console.types("status\r");
+    console.until("ACTION");
+    console.until("s> ");
+    let fds = exec(&pod, &console.container, &["fetch", "fds.json"]);
+    assert_eq!(answer(&fds)["schema"], "agent.fds/1", "{}", fds.stderr_text());
+    let fetched = exec(&pod, &console.container, &["fetch", &format!("{id}.audit.ndjson")]);
+    let log = fetched.stdout_text();
+    assert_eq!(fetched.exit_code, 0, "{}", fetched.stderr_text());
+    assert_eq!(verify(log.as_bytes(), None).chains[0].verdict, Verdict::Truncated, "it goes on");
+    let started: Vec<String> = of_kind(&records(&log), "action.start")
+        .iter()
+        .map(|record| record["data"]["command"].as_str().expect("a command").to_owned())
+        .collect();
+    assert_eq!(started, ["ps", "access", "stacks", "fds", "profile", "ps", "status"]);
     console.types("exit\r");
     let Console { container, .. } = console;
-    assert_eq!(container.wait(SOON).expect("its end").exit_code, 0);
+    let (code, receipt) = closed(container);
+    assert_eq!((code, &receipt["session"], &receipt["commands"]), (0, &json!(id), &json!(7)));
+    assert_eq!(receipt["verdicts"]["0"], 6, "{receipt}");
+    // It is the end of the chain of which the beginning was seen.
+    assert!(receipt["audit"]["count"].as_u64().is_some_and(|count| count > records(&log).len() as u64), "{receipt}");
+    assert_eq!(receipt["audit"]["key"], records(&log)[0]["data"]["key"]);
+}
+
+/// How a console ended, and what stays with the pod.
+fn closed(container: DebugContainer) -> (i32, Value) {
+    let output = container.wait(SOON).expect("its end");
+    (output.exit_code, serde_json::from_slice(&output.termination_log).unwrap_or(Value::Null))
+}
+
+#[test]
+fn a_console_ends_with_its_session_and_what_runs_in_it_as_well() {
+    let name = "a_console_ends_with_its_session";
+    if !is_root() {
+        return skip(name, "a pod needs root");
+    }
+    let pod = Pod::start(PodSpec::new(name, ["sh", "-c", "echo ready; sleep 1000"])).expect("a pod");
+    pod.wait_for_output("ready", SOON).expect("a target");
+    let arguments = ["--ttl", "4s", "--session", "brief", "--audit"];
+    let spec = DebugSpec::new(&IMAGE, Profile::General, arguments).target().arguments_only();
+    let mut container = pod.debug_spawn(spec.tty().stdin(agent_pod::Stdin::Pipe)).expect("a console");
+    let keyboard = container.take_stdin().expect("a keyboard");
+    let mut console = Console { container, keyboard, read: 0 };
+    // The audit is asked for: on a terminal it is between all else.
+    let opened = console.until("session brief, for 4s");
+    assert!(opened.contains("session.open"), "{opened}");
+    console.types("profile --for 60s --session brief\r");
+    console.until("\"action.start\"");
+    let end = console.until("\"session.close\"");
+    assert!(end.contains("the session is over"), "{end}");
+    let Console { container, .. } = console;
+    let (code, receipt) = closed(container);
+    assert_eq!((code, &receipt["session"], &receipt["verdicts"]), (0, &json!("brief"), &json!({"4": 1})));
 }
 
 #[test]

@@ -38,9 +38,9 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) struct Refused(pub(crate) String);
 
-/// Whether the hold of `place` still takes commands.
-pub(super) fn is_alive(place: &Place) -> bool {
-    matches!(greet(place), Ok(Some(_)))
+/// The hold of this container that takes commands, if there is one.
+pub(super) fn alive() -> Option<Place> {
+    Place::read().filter(|place| matches!(greet(place), Ok(Some(_))))
 }
 
 /// Connects and has the hold prove what it is; `None` when nobody takes connections.

@@ -5,6 +5,8 @@
 //! any user. Where the hold ends, its receipt takes the place; where it is killed, what is left says so, and
 //! opens nothing any more.
 
+use std::sync::OnceLock;
+
 use agent_session::audit::{Head, hex};
 use agent_system::own::{self, TerminationMessage};
 use serde::{Deserialize, Serialize};
@@ -29,6 +31,9 @@ pub(super) struct Place {
     pub(super) head: String,
 }
 
+/// The hold of the console that this process is, or is a copy of.
+static HERE: OnceLock<Place> = OnceLock::new();
+
 #[derive(Serialize, Deserialize)]
 struct Written {
     hold: Place,
@@ -46,8 +51,16 @@ impl Place {
         Self { session: session.to_owned(), socket, secret: random(), count: 0, head: String::new() }
     }
 
+    /// From now on [`Place::read`] gives this one: that of the console that this process is, or is a copy of.
+    pub(super) fn set_here(self) {
+        let _ = HERE.set(self);
+    }
+
     /// The hold that the termination message tells of, alive or not.
     pub(super) fn read() -> Option<Self> {
+        if let Some(here) = HERE.get() {
+            return Some(here.clone());
+        }
         let bytes = TerminationMessage::read()?;
         let written: Written = serde_json::from_slice(bytes.trim_ascii_end()).ok()?;
         Some(written.hold)

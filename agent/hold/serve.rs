@@ -240,7 +240,7 @@ impl Shared {
         let head = head_of(state.chain.head());
         let mut receipt = state.receipt.clone();
         receipt.ended(status as u8, head);
-        if let Err(error) = state.message.write(&receipt.message()) {
+        if let Some(Err(error)) = state.message.as_mut().map(|message| message.write(&receipt.message())) {
             agent_output::tell(&format!("the termination message could not be written: {error}"));
         }
         status

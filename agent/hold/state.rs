@@ -1,11 +1,13 @@
 //! What a hold knows: its audit, its commands, and what they have taken.
 
 use std::collections::VecDeque;
+use std::io::{IsTerminal as _, Write as _};
 
 use agent_session::audit::{Chain, Kind};
 use agent_session::{Limits, Refusal, Taken, Totals};
 use agent_system::channel::{Channel, Peer};
 use agent_system::clock;
+use agent_system::keep::{OwnFile, SESSION_DIRECTORY};
 use agent_system::own::TerminationMessage;
 use serde_json::{Map, Value, json};
 
@@ -21,7 +23,9 @@ const RECORDED_STRANGERS: u64 = 16;
 pub(super) struct State {
     pub(super) chain: Chain,
     pub(super) place: Place,
-    pub(super) message: TerminationMessage,
+    pub(super) out: Out,
+    /// `None` for a console where there is none.
+    pub(super) message: Option<TerminationMessage>,
     pub(super) receipt: Receipt,
     pub(super) standing: Standing,
     pub(super) past: VecDeque<Past>,
@@ -42,6 +46,46 @@ pub(super) struct Running {
     /// Whether its beginning, and its end, were recorded.
     pub(super) has_begun: bool,
     pub(super) has_ended: bool,
+}
+
+/// Where the lines of the audit go.
+pub(super) enum Out {
+    /// Standard output: the container's log.
+    Log,
+    /// Standard error.
+    Error,
+    /// A file of the session's directory.
+    File(OwnFile),
+    /// Nowhere: only what they come to stays, in the receipt.
+    Nowhere,
+}
+
+impl Out {
+    /// That of a console, and where that is, for a person: on its terminal the lines would drown what a person came for.
+    pub(super) fn of_console((is_asked, has_place): (bool, bool), session: &str) -> (Self, String) {
+        if is_asked || !std::io::stderr().is_terminal() {
+            return (Self::Error, "on standard error".to_owned());
+        }
+        // Elsewhere than in a container of ours nobody expects a file.
+        if !has_place {
+            return (Self::Nowhere, "not kept; --audit shows it here".to_owned());
+        }
+        let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '-' };
+        let name = format!("{}.audit.ndjson", session.chars().map(plain).collect::<String>());
+        match OwnFile::create(SESSION_DIRECTORY, &name) {
+            Ok(file) => (Self::File(file), format!("{SESSION_DIRECTORY}/{name}")),
+            Err(error) => (Self::Nowhere, format!("not kept ({SESSION_DIRECTORY}: {error}): --audit shows it here")),
+        }
+    }
+
+    fn write(&mut self, lines: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Log => agent_output::record_out(lines),
+            Self::Error => agent_output::record(lines),
+            Self::File(file) => file.write_all(lines),
+            Self::Nowhere => Ok(()),
+        }
+    }
 }
 
 impl State {
@@ -76,10 +120,11 @@ impl State {
         if self.is_broken {
             return;
         }
-        self.is_broken = agent_output::record_out(lines).is_err();
+        self.is_broken = self.out.write(lines).is_err();
         self.place.reached(self.chain.head());
         // The log is the record; this only helps whoever comes after a hold that was killed.
-        let _ = self.message.write_over(&self.place.text());
+        let text = self.place.text();
+        let _ = self.message.as_mut().map(|message| message.write_over(&text));
     }
 
     pub(super) fn append(&mut self, kind: Kind, data: Map<String, Value>) {

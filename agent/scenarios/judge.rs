@@ -23,7 +23,7 @@ pub(crate) struct Options {
     #[schemars(extend("x-class" = "path"))]
     file: String,
     /// Judge by this scenario; by default by that of the same name in this agent, or else by the one in the evidence
-    #[arg(long, value_name = "NAME|FILE.yaml")]
+    #[arg(long, value_name = super::NAME_OR_FILE)]
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-class" = "word"))]
     scenario: Option<String>,

@@ -18,7 +18,7 @@ pub(crate) struct List;
 #[derive(Debug, Clone, Args, Serialize, JsonSchema)]
 pub(crate) struct Options {
     /// The playbook of this one: what it looks for, how to read it, false alarms
-    #[arg(value_name = "NAME|FILE.yaml")]
+    #[arg(value_name = super::NAME_OR_FILE)]
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-class" = "word"))]
     scenario: Option<String>,

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 #[derive(Debug, Clone, Args, Serialize, JsonSchema)]
 pub(crate) struct Chosen {
     /// The name of a scenario (see `agent scenarios`), a file, or - for standard input
-    #[arg(value_name = "NAME|FILE.yaml", value_parser = source)]
+    #[arg(value_name = super::NAME_OR_FILE, value_parser = source)]
     #[schemars(extend("x-class" = "word"))]
     pub(crate) scenario: String,
     /// Set a parameter of the scenario
