@@ -313,6 +313,7 @@ impl Held {
             if !lines.is_empty() {
                 state.write(&lines);
             }
+            state.keep_place();
             if let Some(words) = &state.over {
                 break words.clone();
             }

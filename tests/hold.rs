@@ -702,6 +702,34 @@ fn where_nobody_reads_the_log_nothing_more_is_done() {
 }
 
 #[test]
+fn a_command_that_began_before_the_hold_does_not_hide_it() {
+    let name = "a_command_that_began_before";
+    if !is_root() {
+        return skip(name, "a pod needs root");
+    }
+    let pod = Pod::start(PodSpec::new(name, ["sh", "-c", "echo ready; sleep 1000"])).expect("a pod");
+    pod.wait_for_output("ready", SOON).expect("a target");
+    let spec = DebugSpec::new(&IMAGE, Profile::General, ["agent", "profile", "--for", "10m"]).target();
+    let container = pod.debug_spawn(spec).expect("a container");
+    container.stderr().wait_for("action.start", SOON).expect("its beginning");
+    std::thread::scope(|scope| {
+        let early = scope.spawn(|| exec(&pod, &container, &["profile", "--for", "3s"]));
+        let is_there = |outer: i32| {
+            std::fs::read(format!("/proc/{outer}/status"))
+                .is_ok_and(|text| text.windows(11).any(|w| w == b"Seccomp:\t2\n"))
+                && std::fs::read(format!("/proc/{outer}/cmdline")).is_ok_and(|line| line.ends_with(b"--for\x003s\0"))
+        };
+        wait_until("its confinement", SOON, || processes(&pod).into_iter().any(|(_, outer)| is_there(outer)));
+        let hold = scope.spawn(|| exec(&pod, &container, &["hold", "--ttl", "5m"]));
+        wait_until("the hold", SOON, || exec(&pod, &container, &["status"]).exit_code == 0);
+        // It ends alone, and leaves its receipt in the place of the hold.
+        assert!(early.join().expect("a thread").stderr_text().contains("session.close"));
+        wait_until("the hold to be found", SOON, || exec(&pod, &container, &["end"]).exit_code == 0);
+        hold.join().expect("a thread");
+    });
+}
+
+#[test]
 fn a_session_after_one_that_was_killed_says_so() {
     let name = "a_session_after_one_that_was_killed";
     if !is_root() {

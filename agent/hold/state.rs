@@ -127,6 +127,14 @@ impl State {
         let _ = self.message.as_mut().map(|message| message.write_over(&text));
     }
 
+    /// Writes where the hold is found once more if somebody has written over it: a command that began before it did.
+    pub(super) fn keep_place(&mut self) {
+        let text = self.place.text();
+        if let Some(message) = self.message.as_mut().filter(|message| !message.says(&text)) {
+            let _ = message.write_over(&text);
+        }
+    }
+
     pub(super) fn append(&mut self, kind: Kind, data: Map<String, Value>) {
         let lines = self.chain.append(kind, data, &audit::now());
         self.write(&lines);

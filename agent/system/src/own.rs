@@ -172,10 +172,11 @@ impl TerminationMessage {
             return Ok(None);
         }
         note(Access::Open, TERMINATION_LOG);
-        let file = fs::OpenOptions::new()
-            .write(true)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-            .open(TERMINATION_LOG)?;
+        let open = |reads| {
+            let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+            fs::OpenOptions::new().read(reads).write(true).custom_flags(flags).open(TERMINATION_LOG)
+        };
+        let file = open(true).or_else(|_| open(false))?;
         crate::confine::may_write(&file);
         Ok(Some(Self { file: std::mem::ManuallyDrop::new(file) }))
     }
@@ -202,6 +203,15 @@ impl TerminationMessage {
     pub fn write_over(&mut self, message: &[u8]) -> std::io::Result<()> {
         self.file.rewind()?;
         self.file.write_all(message)
+    }
+
+    /// Whether `message` is what stands in it, as far as that can be read.
+    pub fn says(&self, message: &[u8]) -> bool {
+        let mut found = vec![0; message.len()];
+        match std::os::unix::fs::FileExt::read_at(&*self.file, &mut found, 0) {
+            Ok(length) => found[..length] == *message,
+            Err(_) => true,
+        }
     }
 
     /// Leaves `message` where the agent has to end without another word: it has no memory.
