@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::process::{Command, Stdio};
 
-use common::{Answer, Child, SOON, agent, has_tool, rows, run, skip, wait_until};
+use common::{Answer, Child, SOON, agent, rows, run, skip, wait_until};
 use flate2::read::GzDecoder;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -49,22 +49,10 @@ fn between(before: &Value, after: &Value, key: &str) -> u64 {
     after[key].as_u64().expect("a number") - before[key].as_u64().expect("a number")
 }
 
-/// Whether the machine is said to have nothing else to do: what is measured against the clock is true only there.
-fn is_quiet(name: &str) -> bool {
-    let is_quiet = std::env::var_os("AGENT_TEST_QUIET").is_some();
-    if !is_quiet {
-        skip(name, "it measures time: set AGENT_TEST_QUIET where nothing else runs");
-    }
-    is_quiet
-}
-
 /// Where other programs want the processors as well, a thread that waits in the queue is seen at one place for long: what
 /// counts is for how long it ran, so it is looked at until that is enough for three points.
 #[test]
 fn known_shares_are_reported_within_three_points() {
-    if !is_quiet("known_shares_are_reported_within_three_points") {
-        return;
-    }
     let mut target = Child::target("shares", &["-O2"], ["w"]);
     let names = ["burn_a", "burn_b", "burn_c", "burn_d"];
     let before = spent(&mut target);
@@ -72,6 +60,7 @@ fn known_shares_are_reported_within_three_points() {
     let mut processor_us = 0;
     for _ in 0..10 {
         let options = ["--for", "6s", "--hz", "400", "--budget", "100", "--stop-budget", "100", "--threads"];
+        let options = [&options[..], &["--limit", "stop=10s/60s"]].concat();
         let seen = profile(target.pid(), &options);
         let mut all = 0;
         for (name, time) in shares(&seen, "worker", "on_cpu", &names) {
@@ -88,12 +77,12 @@ fn known_shares_are_reported_within_three_points() {
         let (on_cpu, slack) = (number("on_cpu_us"), duration / 20);
         assert!(on_cpu + slack > least && on_cpu < most + slack, "{}", seen["data"]["summary"]);
         processor_us += number("processor_us");
-        if processor_us > 5_000_000 {
+        if processor_us > 3_000_000 {
             break;
         }
     }
     let after = spent(&mut target);
-    if processor_us < 3_000_000 {
+    if processor_us < 1_500_000 {
         return skip("known_shares_are_reported_within_three_points", "the machine is too busy");
     }
     let all: u64 = shares_us.values().sum();
@@ -159,9 +148,6 @@ fn never_holds_no_thread_and_says_what_is_missing() {
 
 #[test]
 fn agent_and_stops_stay_below_the_budget() {
-    if !is_quiet("agent_and_stops_stay_below_the_budget") {
-        return;
-    }
     let busy = Child::target("shares", &["-O2"], ["w"]);
     let idle = Child::target("threads", &["-O2"], ["50"]);
     for pid in [busy.pid(), idle.pid()] {
@@ -169,19 +155,20 @@ fn agent_and_stops_stay_below_the_budget() {
         let summary = &seen["data"]["summary"];
         let number = |key: &str| summary[key].as_u64().expect("a number");
         let spent = number("agent_cpu_us") + number("stopped_us");
-        // One look may still be within the allowance when it begins and not when it ends.
-        let most = number("duration_us") / 100 + spent / number("ticks").max(1) * 4;
+        // One look may still be within the allowance when it begins and not when it ends; where others want the processors
+        // too, that can be by the longest stop.
+        let longest = seen["cost"]["longest_stop_us"].as_u64().expect("a number");
+        let most = number("duration_us") / 100 + longest + spent / number("ticks").max(1) * 4;
         assert!(spent <= most, "{spent} of {most}: {summary}");
-        // Where others want the processors too, a stop takes milliseconds, and the rate sinks.
-        let is_quiet = number("stopped_us") < 500 * number("stops").max(1);
-        assert!(number("ticks") > if is_quiet { 100 } else { 5 }, "{summary}");
+        // The rate sinks where that is needed, and only there.
+        assert!(number("ticks") > 300 || 2 * spent > number("duration_us") / 100, "{summary}");
     }
 }
 
-/// The sum of what each format says of one run: this runs the profile once for each, so the totals are compared with
-/// the totals in the format itself, and shares with each other.
+/// The sum of what each format says of a run of its own. That they say the same of one profile, stack by stack, is
+/// tested where they are written.
 #[test]
-fn all_formats_say_the_same() {
+fn each_format_has_all_of_the_time() {
     let target = Child::target("shares", &["-O2"], ["wsh"]);
     let pid = target.pid().to_string();
     let get = |format: &str| {
@@ -197,6 +184,8 @@ fn all_formats_say_the_same() {
             "50",
             "--stop-budget",
             "50",
+            "--limit",
+            "stop=10s/60s",
             "-o",
             format,
         ]);
@@ -253,16 +242,16 @@ fn all_formats_say_the_same() {
 /// The formats of one and the same data: `go tool pprof` reads what was written, where there is one.
 #[test]
 fn go_s_pprof_reads_it() {
-    if !has_tool("go") {
-        return skip("go_s_pprof_reads_it", "there is no Go toolchain");
-    }
     let target = Child::target("shares", &["-O2"], ["w"]);
     let pid = target.pid().to_string();
     let answer = run(["profile", "--pid", &pid, "--for", "2s", "--hz", "200", "--budget", "50", "-o", "pprof"]);
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("p.pb.gz");
     std::fs::write(&file, &answer.stdout).expect("written");
-    let read = Answer::of(Command::new("go").args(["tool", "pprof", "-top", "-sample_index=on_cpu"]).arg(&file));
+    let Some(mut go) = common::packages::go_command(directory.path()) else {
+        return skip("go_s_pprof_reads_it", "no Go, and none from the registry");
+    };
+    let read = Answer::of(go.args(["tool", "pprof", "-top", "-sample_index=on_cpu"]).arg(&file));
     assert_eq!(read.status, 0, "{}", read.stderr);
     assert!(read.text().contains("burn_a"), "{}", read.text());
 }

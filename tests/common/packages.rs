@@ -42,23 +42,22 @@ pub(crate) fn go() -> Option<PathBuf> {
     String::from_utf8(found.stdout).ok()?.lines().next().map(PathBuf::from)
 }
 
+/// Go's command in `directory`, which looks for nothing elsewhere.
+pub(crate) fn go_command(directory: &Path) -> Option<Command> {
+    let mut command = Command::new(go()?);
+    command.current_dir(directory).env("HOME", directory);
+    // The standard library is compiled once.
+    command.env("GOCACHE", self::directory().join("go-cache"));
+    command.env("GOPROXY", "off").env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0");
+    Some(command)
+}
+
 /// Builds a Go program of one file in `directory`. The error says why there is none.
 pub(crate) fn go_program(directory: &Path, source: &str, flags: &[&str]) -> Result<PathBuf, String> {
-    let go = go().ok_or("no Go, and none from the registry")?;
+    let mut go = go_command(directory).ok_or("no Go, and none from the registry")?;
     fs::write(directory.join("main.go"), source).expect("a file");
     fs::write(directory.join("go.mod"), "module example.com/app\n\ngo 1.20\n").expect("a file");
-    let built = Command::new(go)
-        .args(["build", "-o", "program"])
-        .args(flags)
-        .current_dir(directory)
-        .env("HOME", directory)
-        // The standard library is compiled once.
-        .env("GOCACHE", self::directory().join("go-cache"))
-        .env("GOPROXY", "off")
-        .env("GOTOOLCHAIN", "local")
-        .env("CGO_ENABLED", "0")
-        .output()
-        .map_err(|error| error.to_string())?;
+    let built = go.args(["build", "-o", "program"]).args(flags).output().map_err(|error| error.to_string())?;
     if !built.status.success() {
         return Err(format!("go build: {}", String::from_utf8_lossy(&built.stderr)));
     }

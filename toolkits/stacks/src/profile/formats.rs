@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 use super::{Row, Summary};
 use crate::frame::Frame;
 
+#[cfg(test)]
+mod tests;
+
 /// The word for a state, as people write it.
 fn state_words(row: &Row) -> &'static str {
     if row.state == "on_cpu" { "on-CPU" } else { "off-CPU" }
