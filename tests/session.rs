@@ -1,0 +1,186 @@
+//! Sessions in bad weather: full disks, a clock that is somewhere else, a thousand commands. Each in a mount namespace of
+//! its own, with a termination message as the kubelet mounts it.
+#![allow(clippy::disallowed_methods, reason = "a test: it starts programs and reads files")]
+
+mod common;
+
+use std::process::Command;
+
+use agent_session::audit::{Verdict, verify};
+use common::{AGENT, Answer, is_root, skip};
+use serde_json::Value;
+
+/// What comes first: a `/dev` with nothing but a termination message. `$D` is a directory of the test's.
+const DEV: &str = "set -e; touch $D/null; mount --bind /dev/null $D/null; mount -t tmpfs none /dev
+touch /dev/null /dev/termination-log; mount --bind $D/null /dev/null
+mount --bind /dev/termination-log /dev/termination-log\n";
+
+/// The command of [`DEV`] and `script`, in `namespaces`; `None` where there can be none, and that is said.
+fn shell(name: &str, namespaces: &[&str], script: &str) -> Option<(Command, tempfile::TempDir)> {
+    if !is_root() {
+        skip(name, "mounting needs root");
+        return None;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new("unshare");
+    command.arg("-m").args(namespaces).args(["sh", "-c"]).arg(format!("{DEV}{script}"));
+    command.env("A", AGENT).env("D", directory.path());
+    Some((command, directory))
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+fn of_kind<'a>(records: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    records.iter().filter(|record| record["type"] == kind).collect()
+}
+
+#[test]
+fn a_thousand_commands_fifty_at_once_are_one_session_and_leave_nothing_behind() {
+    let script = r#"
+        $A hold --ttl 10m --limit commands=60 > $D/log 2> $D/err &
+        hold=$!
+        until grep -q session.open $D/log; do sleep 0.05; done
+        many() { seq $1 | xargs -P 50 -I{} $A env --pid $hold --allow-gaps > $D/out 2>> $D/errors; grep VmRSS /proc/$hold/status; }
+        many 250; many 250; many 500
+        $A status -o json > $D/status
+        $A end > $D/out
+        wait $hold
+        cat /dev/termination-log > $D/receipt"#;
+    let Some((mut command, directory)) = shell("a_thousand_commands", &[], script) else { return };
+    let answer = Answer::of(&mut command);
+    let file = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap_or_default();
+    assert_eq!(answer.status, 0, "{} {}", answer.stderr, file("errors"));
+    let rss: Vec<u64> = answer.text().split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let [_, second, third] = rss[..] else { panic!("{}", answer.text()) };
+    assert!(third < second + 512, "{rss:?} KiB: it grows with the commands");
+    let log = file("log");
+    let found = verify(log.as_bytes(), None);
+    assert_eq!((found.chains.len(), found.chains[0].verdict), (1, Verdict::Whole), "{:?}", found.chains[0]);
+    let records = lines(&log);
+    for kind in ["action.start", "action.end"] {
+        let mut actions: Vec<u64> =
+            of_kind(&records, kind).iter().map(|record| record["data"]["action"].as_u64().expect("a number")).collect();
+        actions.sort_unstable();
+        assert!(actions.iter().copied().eq(1..=1002), "each {kind} once: {}", actions.len());
+    }
+    let receipt: Value = serde_json::from_str(&file("receipt")).expect("a receipt");
+    assert_eq!((&receipt["commands"], &receipt["verdicts"]), (&1002.into(), &serde_json::json!({"0": 1002})));
+    let status: Value = serde_json::from_str(&file("status")).expect("JSON");
+    assert_eq!(status["data"]["summary"]["commands"], 1001);
+    assert_eq!(common::rows(&status).len(), 100, "the last are remembered");
+}
+
+#[test]
+fn wherever_the_disk_of_the_audit_is_full_nothing_is_done_that_is_not_recorded() {
+    // A disk of which so many bytes are left, and a command whose audit goes there.
+    let script = r#"
+        mkdir $D/disk; mount -t tmpfs -o size=8k tmpfs $D/disk
+        for left in $(seq 0 128 4000); do
+            yes '' | head -c $((8192 - left)) > $D/disk/log
+            set +e; $A version -o json > $D/out 2>> $D/disk/log; code=$?; set -e
+            echo "$left $code $(wc -c < $D/out)"
+            tail -c $left $D/disk/log > $D/log.$left
+        done"#;
+    let Some((mut command, directory)) = shell("wherever_the_disk_of_the_audit_is_full", &[], script) else { return };
+    let answer = Answer::of(&mut command);
+    assert_eq!(answer.status, 0, "{}", answer.stderr);
+    let mut seen = std::collections::BTreeSet::new();
+    for line in answer.text().lines() {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [left, code, printed] = numbers[..] else { panic!("{line}") };
+        let log = std::fs::read(directory.path().join(format!("log.{left}"))).expect("a log");
+        let is_whole = verify(&log, None).chains.first().is_some_and(|chain| chain.verdict == Verdict::Whole);
+        let has_begun = of_kind(&lines(&String::from_utf8_lossy(&log)), "action.start").len() == 1;
+        assert_eq!(code, if is_whole { 0 } else { 4 }, "{left} bytes are left");
+        assert!(printed == 0 || has_begun, "{left} bytes are left: it was done, and not announced");
+        seen.insert((is_whole, has_begun, printed > 0));
+    }
+    // Before its beginning, in the middle, and with room for all.
+    assert!(seen.contains(&(false, false, false)) && seen.contains(&(false, true, true)), "{seen:?}");
+    assert!(seen.contains(&(true, true, true)), "{seen:?}");
+}
+
+#[test]
+fn a_hold_whose_log_is_full_ends_and_so_do_its_commands() {
+    let script = r#"
+        mkdir $D/disk; mount -t tmpfs -o size=8k tmpfs $D/disk
+        $A hold --ttl 10m > $D/disk/log 2> $D/err &
+        hold=$!
+        until grep -q session.open $D/disk/log; do sleep 0.05; done
+        for n in $(seq 50); do
+            set +e; $A env --pid $$ --allow-gaps > $D/out 2> $D/errors; code=$?; set -e
+            echo "$code $(wc -c < $D/out)"
+            [ $code = 0 ] || break
+        done
+        set +e; wait $hold; echo "hold $?"
+        cp $D/disk/log $D/log"#;
+    let Some((mut command, directory)) = shell("a_hold_whose_log_is_full", &[], script) else { return };
+    let answer = Answer::of(&mut command);
+    let words: Vec<&str> = answer.text().lines().collect();
+    let [done @ .., refused, hold] = &words[..] else { panic!("{} {}", answer.text(), answer.stderr) };
+    assert!(done.len() > 1 && done.iter().all(|line| line.starts_with("0 ")), "{words:?}");
+    assert!(refused.starts_with("4 ") && *hold == "hold 4", "{words:?}");
+    // What was answered has a beginning in the log; of what is there nothing was changed.
+    let log = std::fs::read(directory.path().join("log")).expect("a log");
+    let begun = of_kind(&lines(&String::from_utf8_lossy(&log)), "action.start").len();
+    assert!(begun >= done.len() + usize::from(!refused.ends_with(" 0")), "{begun} {words:?}");
+}
+
+#[test]
+fn a_bundle_on_a_full_disk_is_told_and_what_is_there_opens() {
+    let script = r#"
+        mkdir $D/disk; mount -t tmpfs -o size=4k tmpfs $D/disk
+        set +e; $A maps --pid $$ --keep=$D/disk -o json > $D/out 2> $D/errors; echo $?
+        cp $D/disk/*.dbg.tar.zst $D/bundle"#;
+    let Some((mut command, directory)) = shell("a_bundle_on_a_full_disk", &[], script) else { return };
+    let answer = Answer::of(&mut command);
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    let errors = std::fs::read_to_string(path("errors")).expect("words");
+    assert!(answer.text().starts_with('1') && errors.contains("the bundle"), "{} {errors}", answer.text());
+    let verified = common::json(["bundle", "verify", &path("bundle")]);
+    assert_eq!(verified["data"]["summary"]["state"], "cut_off", "{verified}");
+    assert!(!common::rows(&verified).is_empty());
+}
+
+/// The clock of deadlines is the one that only goes on (CLOCK_BOOTTIME): in a time namespace it is set, and nothing else.
+#[test]
+fn deadlines_and_the_audit_follow_the_clock_that_nobody_sets() {
+    const AHEAD_S: u64 = 864_000;
+    let name = "deadlines_and_the_audit_follow";
+    let ahead = AHEAD_S.to_string();
+    let has_time = Command::new("unshare").args(["-T", "--boottime", &ahead, "true"]).output();
+    if !is_root() || !has_time.is_ok_and(|output| output.status.success()) {
+        return skip(name, "there are no time namespaces");
+    }
+    // On the wall it is another year in both; a person sets that clock, and daemons do.
+    let script = r#"
+        set +e
+        $A hold --ttl 3s > $D/log 2> $D/err & hold=$!
+        until grep -q session.open $D/log; do sleep 0.05; done
+        $A profile --pid $$ --for 60s -o json > $D/profile 2> $D/errors; echo $?
+        wait $hold; echo $?"#;
+    let Some((mut command, directory)) = shell(name, &["-T", "--boottime", &ahead], script) else { return };
+    let before_us = boot_us();
+    let answer = Answer::of(&mut command);
+    let took_us = boot_us() - before_us;
+    assert_eq!(answer.text(), "4\n0\n", "{}", answer.stderr);
+    assert!(took_us < 30_000_000, "the deadline is 3 s after the beginning, on any clock: {took_us}");
+    let log = std::fs::read_to_string(directory.path().join("log")).expect("a log");
+    let records = lines(&log);
+    let open = &records[0];
+    let mono_us = open["mono_us"].as_u64().expect("a number");
+    let expected_us = before_us + AHEAD_S * 1_000_000;
+    assert!((expected_us..expected_us + 30_000_000).contains(&mono_us), "{mono_us} {expected_us}");
+    let close = of_kind(&records, "session.close")[0];
+    assert_eq!(close["data"]["why"], "its time is over");
+    let lasted_us = close["mono_us"].as_u64().expect("a number") - mono_us;
+    assert!((3_000_000..20_000_000).contains(&lasted_us), "{lasted_us}");
+}
+
+/// The time since boot, in microseconds.
+fn boot_us() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("a clock");
+    now.tv_sec().cast_unsigned() * 1_000_000 + now.tv_nsec().cast_unsigned() / 1000
+}
