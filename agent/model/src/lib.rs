@@ -53,6 +53,13 @@ pub const LIFE: &str = "x-life";
 /// so that a table can draw a tree: `#[schemars(extend("x-tree" = "depth"))]`.
 pub const TREE: &str = "x-tree";
 
+/// The extension key of an object in a row whose columns are the row's: `#[schemars(extend("x-inline" = true))]`.
+pub const INLINE: &str = "x-inline";
+
+/// The extension key that names the field which says the unit of a column (`bytes`, `us`):
+/// `#[schemars(extend("x-unit" = "unit"))]`.
+pub const UNIT: &str = "x-unit";
+
 /// The schema extension that names the fields which a column shows of an object, or of
 /// each object in a list: `#[schemars(extend("x-items" = ["state", "port"]))]`. Without
 /// it, of a list, those that are columns themselves.

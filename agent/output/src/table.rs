@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use agent_model::{COLUMN, Gap, ITEMS, LINES, TREE};
+use agent_model::{COLUMN, Gap, INLINE, ITEMS, LINES, TREE, UNIT};
 use schemars::Schema;
 use serde_json::Value;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -15,13 +15,18 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 use crate::Printed;
 
 /// A column of a table.
+#[derive(Default)]
 struct Column {
+    /// The object of the row that it is a field of, if it is none of the row itself.
+    within: Option<String>,
     key: String,
     heading: String,
     /// The field by which it is indented.
     tree: Option<String>,
     /// Of an object or a list of objects, the fields that are shown of each.
     items: Vec<String>,
+    /// The field beside it that says its unit.
+    unit: Option<String>,
 }
 
 /// The width of a page that is not for a terminal, in columns.
@@ -31,9 +36,27 @@ const PAGE_WIDTH: usize = 100;
 const SHOWN_ITEMS: usize = 6;
 
 impl Column {
+    /// The value of a row, if it has one.
+    fn value<'a>(&self, row: &'a Value) -> Option<&'a Value> {
+        self.object(row)?.get(&self.key)
+    }
+
+    fn object<'a>(&self, row: &'a Value) -> Option<&'a Value> {
+        match &self.within {
+            Some(within) => row.get(within),
+            None => Some(row),
+        }
+    }
+
     /// The text of this column for one row.
     fn cell(&self, row: &Value) -> String {
-        let value = row.get(&self.key).unwrap_or(&Value::Null);
+        let value = self.value(row).unwrap_or(&Value::Null);
+        let unit = self.unit.as_ref().and_then(|unit| self.object(row)?.get(unit)?.as_str());
+        match (unit, value.as_u64()) {
+            (Some("bytes"), Some(bytes)) => return size(bytes),
+            (Some("us"), Some(microseconds)) => return duration(microseconds),
+            _ => {}
+        }
         let item = |one: &Value| {
             let fields = self.items.iter().filter_map(|key| one.get(key).map(|value| cell(key, value)));
             fields.collect::<Vec<_>>().join(" ")
@@ -115,10 +138,14 @@ fn resolve<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
 fn columns(root: &Value, row: &Value) -> Vec<Column> {
     let Some(properties) = row.get("properties").and_then(Value::as_object) else { return Vec::new() };
     let word = |schema: &Value, key: &str| schema.get(key).and_then(Value::as_str).map(str::to_owned);
-    properties
-        .iter()
-        .filter_map(|(key, schema)| {
-            let heading = word(schema, COLUMN)?;
+    let all = properties.iter().flat_map(|(key, schema)| match schema.get(INLINE) {
+        Some(_) => {
+            let mut inner = columns(root, resolve(root, schema));
+            inner.iter_mut().for_each(|column| column.within = Some(key.clone()));
+            inner
+        }
+        None => {
+            let Some(heading) = word(schema, COLUMN) else { return Vec::new() };
             let items = match schema.get(ITEMS).and_then(Value::as_array) {
                 Some(named) => named.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
                 None => {
@@ -126,9 +153,11 @@ fn columns(root: &Value, row: &Value) -> Vec<Column> {
                     columns(root, item).into_iter().map(|column| column.key).collect()
                 }
             };
-            Some(Column { key: key.clone(), heading, tree: word(schema, TREE), items })
-        })
-        .collect()
+            let (tree, unit) = (word(schema, TREE), word(schema, UNIT));
+            vec![Column { within: None, key: key.clone(), heading, tree, items, unit }]
+        }
+    });
+    all.collect()
 }
 
 /// The lists of a row that are shown below it, with their items' columns.
@@ -159,7 +188,7 @@ impl Layout {
         for index in 0..count {
             let row = rows(index)?;
             for (at, column) in columns.iter().enumerate() {
-                let value = row.get(&column.key);
+                let value = column.value(&row);
                 present[at] |= value.is_some();
                 numeric[at] &= matches!(value, None | Some(Value::Number(_) | Value::Null));
                 let mut width = column.cell(&row).width();
@@ -328,7 +357,7 @@ fn all_plain(list: &[Value]) -> Vec<Column> {
     let mut columns: Vec<Column> = Vec::new();
     for (key, value) in list.iter().filter_map(Value::as_object).flatten() {
         if is_plain(value) && !columns.iter().any(|column| column.key == *key) {
-            columns.push(Column { key: key.clone(), heading: key.to_uppercase(), tree: None, items: Vec::new() });
+            columns.push(Column { key: key.clone(), heading: key.to_uppercase(), ..Column::default() });
         }
     }
     columns
@@ -466,6 +495,7 @@ mod tests {
             heading: key.to_uppercase(),
             tree: (key == "name").then(|| "depth".to_owned()),
             items: items.iter().map(|item| (*item).to_owned()).collect(),
+            ..Column::default()
         };
         let rows = [
             json!({"pid": 1, "name": "init", "depth": 0, "socket": {"a": 1, "c": "x"}}),
@@ -485,6 +515,39 @@ mod tests {
             String::from_utf8(out).expect("UTF-8"),
             "  PID  NAME       SIZE_BYTES  SOCKET\n    1  init                -  x 1\n12345  └─ worker        2.0K  -\n"
         );
+    }
+
+    #[test]
+    fn columns_of_an_object_stand_among_those_of_the_row_and_units_are_those_of_the_row() {
+        let inner = json!({"properties": {"swap_bytes": {"x-column": "SWAP"}, "more": {}}});
+        let schema = json!({"$defs": {"Details": inner}, "properties": {
+            "used": {"x-column": "USED", "x-unit": "unit"},
+            "details": {"x-inline": true, "anyOf": [{"$ref": "#/$defs/Details"}, {"type": "null"}]},
+            "unit": {"x-column": "UNIT"},
+        }});
+        let rows = [
+            json!({"used": 8_388_608, "unit": "bytes", "details": {"swap_bytes": 2048, "more": 1}}),
+            json!({"used": 8192, "unit": "files"}),
+            json!({"used": "unlimited", "unit": "us"}),
+            json!({"used": 1500}),
+        ];
+        let mut out = Vec::new();
+        let row = |index: usize| Ok(Cow::Borrowed(&rows[index]));
+        rows_table(&mut out, (4, &row), columns(&schema, &schema), &[], None, "").expect("writes to memory");
+        let text = String::from_utf8(out).expect("UTF-8");
+        let cells: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        let mut expected = vec![
+            vec!["8.0M", "2.0K", "bytes"],
+            vec!["8192", "-", "files"],
+            vec!["unlimited", "-", "us"],
+            vec!["1500", "-", "-"],
+        ];
+        // The order is that of the schema's members.
+        let at = |heading: &str| cells[0].iter().position(|cell| *cell == heading).expect("a column");
+        let order = [at("USED"), at("SWAP"), at("UNIT")];
+        for (line, expected) in cells[1..].iter().zip(&mut expected) {
+            assert_eq!(order.map(|at| line[at]).to_vec(), *expected);
+        }
     }
 
     #[test]

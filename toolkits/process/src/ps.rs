@@ -109,11 +109,16 @@ pub struct Row {
     pub pss_bytes: Option<u64>,
     /// What it has read and written; with --details and with --watch.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-inline" = true))]
     pub io: Option<Io>,
     /// What it did since the look before; only with --watch, and not in the first
     /// look at it.
     #[serde(flatten)]
     pub change: Option<Change>,
+    /// All the rest; with --details.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-inline" = true))]
+    pub details: Option<Box<Details>>,
     /// When it started (RFC 3339, UTC).
     #[schemars(extend("x-column" = "STARTED"))]
     #[schemars(extend("x-class" = "id"))]
@@ -146,9 +151,6 @@ pub struct Row {
     /// Whether it is the agent's own.
     #[serde(rename = "self")]
     pub own: bool,
-    /// All the rest; with --details.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub details: Option<Box<Details>>,
 }
 
 /// A terminal.

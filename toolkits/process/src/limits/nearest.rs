@@ -23,10 +23,10 @@ pub struct Near {
     #[schemars(extend("x-class" = "word"))]
     pub of: &'static str,
     /// In use.
-    #[schemars(extend("x-column" = "USED"))]
+    #[schemars(extend("x-column" = "USED", "x-unit" = "unit"))]
     pub used: u64,
     /// The limit: of resource limits the soft one.
-    #[schemars(extend("x-column" = "LIMIT"))]
+    #[schemars(extend("x-column" = "LIMIT", "x-unit" = "unit"))]
     pub limit: Bound,
     /// The unit of both: `bytes`, `files`, …; `millicores` of CPU.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -25,7 +25,7 @@ pub struct Row {
     /// `file_locks`). `pending_signals` are those of the real user on the whole node,
     /// and absent for root, whose are everybody's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-column" = "USED"))]
+    #[schemars(extend("x-column" = "USED", "x-unit" = "unit"))]
     pub used: Option<u64>,
     /// `exact`, or `lower_bound` where the kernel counts more than can be seen from
     /// here: the limit of `processes` holds for all threads of the real user in its
@@ -34,10 +34,10 @@ pub struct Row {
     #[schemars(extend("x-class" = "word"))]
     pub used_is: Option<&'static str>,
     /// The limit that holds; the process may raise it up to the hard one.
-    #[schemars(extend("x-column" = "SOFT"))]
+    #[schemars(extend("x-column" = "SOFT", "x-unit" = "unit"))]
     pub soft: Bound,
     /// The limit of that limit.
-    #[schemars(extend("x-column" = "HARD"))]
+    #[schemars(extend("x-column" = "HARD", "x-unit" = "unit"))]
     pub hard: Bound,
     /// `bytes`, `seconds`, `us`, `files`, `processes` (which are threads), `locks`,
     /// `signals`; absent for priorities.

@@ -27,10 +27,12 @@ pub struct Details {
     pub capabilities: Option<CapabilitySets>,
     /// Whether execve(2) can grant no more privileges (PR_SET_NO_NEW_PRIVS).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "NO NEW PRIVS"))]
     pub no_new_privs: Option<bool>,
     /// Seccomp mode: `none`, `strict`, `filter`, `unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-class" = "word"))]
+    #[schemars(extend("x-column" = "SECCOMP"))]
     pub seccomp: Option<&'static str>,
     /// How many seccomp filters it has.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,6 +58,7 @@ pub struct Details {
     /// Working directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-class" = "path"))]
+    #[schemars(extend("x-column" = "DIRECTORY"))]
     pub cwd: Option<Text>,
     /// Root directory.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,11 +68,13 @@ pub struct Details {
     /// not be known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-class" = "word"))]
+    #[schemars(extend("x-column" = "WAIT CHANNEL"))]
     pub wait_channel: Option<Text>,
     /// Scheduling policy: `other`, `fifo`, `round_robin`, `batch`, `idle`,
     /// `deadline`, `ext`, `unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-class" = "word"))]
+    #[schemars(extend("x-column" = "POLICY"))]
     pub policy: Option<&'static str>,
     /// Priority as the kernel shows it: 20 plus the nice value, and below 0 for
     /// real-time policies.
@@ -80,27 +85,33 @@ pub struct Details {
     /// Page faults that needed no reading from disk.
     pub minor_faults: u64,
     /// Page faults that did.
+    #[schemars(extend("x-column" = "MAJOR FAULTS"))]
     pub major_faults: u64,
     /// How often it gave up the processor itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub voluntary_switches: Option<u64>,
     /// How often the processor was taken from it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "PREEMPTED"))]
     pub involuntary_switches: Option<u64>,
     /// Address space, in bytes.
+    #[schemars(extend("x-column" = "VIRTUAL"))]
     pub virtual_bytes: u64,
     /// Largest resident set so far, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<u64>,
     /// Swapped out, in bytes; shared memory is not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "SWAP"))]
     pub swap_bytes: Option<u64>,
     /// How the kernel ranks it when memory runs out: from 0 to about 2000, the
     /// highest is killed first.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "OOM"))]
     pub oom_score: Option<i64>,
     /// What is added to that: from -1000 (never killed) to 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-column" = "OOM ADJ"))]
     pub oom_score_adj: Option<i64>,
 }
 
@@ -196,8 +207,10 @@ pub struct Io {
     /// How many wrote.
     pub write_calls: u64,
     /// Bytes that were fetched from storage for it.
+    #[schemars(extend("x-column" = "DISK READ"))]
     pub storage_read_bytes: u64,
     /// Bytes that it made go to storage.
+    #[schemars(extend("x-column" = "DISK WRITTEN"))]
     pub storage_written_bytes: u64,
     /// Of these, bytes of files that were truncated before they went.
     pub cancelled_bytes: u64,
