@@ -5,6 +5,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::process::Command;
 
 use common::namespace::Namespace;
 use common::{Answer, Child, json, skip};
@@ -165,4 +166,68 @@ fn without_rights_the_parts_that_are_public_are_there() {
     for part in ["/descriptors", "/mappings"] {
         assert!(!common::gaps_at(&seen, part).is_empty(), "{part} is denied, and that is said");
     }
+}
+
+/// Rows by `keys`, with those members alone.
+fn picked(data: &Value, keys: &[&str]) -> Vec<Vec<Value>> {
+    let rows = data["rows"].as_array().expect("rows");
+    rows.iter().map(|row| keys.iter().map(|key| row[key].clone()).collect()).collect()
+}
+
+/// What scripts/record has taken of a process says the same as the process, as far as that stands in files.
+#[test]
+fn a_recording_says_the_same_as_the_process() {
+    let target = Child::target("descriptors", &["-O2"], [""; 0]);
+    common::stop(target.pid());
+    let pid = target.pid().to_string();
+    let recorded = tempfile::tempdir().expect("a directory");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/record");
+    assert!(Command::new(script).arg(recorded.path()).arg(&pid).status().expect("scripts/record").success());
+    let both = |arguments: &[&str]| {
+        let live = json(arguments.iter().copied().chain(["--pid", &pid, "--allow-gaps"]));
+        let mut replay = common::agent();
+        replay.args(arguments).args(["--pid", &pid, "--allow-gaps", "-o", "json", "--proc"]).arg(recorded.path());
+        (live, Answer::of(&mut replay).json())
+    };
+    // Of each command what does not change with all the rest of the machine.
+    let stable: [(&[&str], &[&str]); 4] = [
+        (
+            &["ps", "--details"],
+            &["pid", "ppid", "name", "args", "executable", "state", "start_ticks", "threads", "nice"],
+        ),
+        (&["fds"], &["fd", "type", "target", "flags", "access", "inode", "device"]),
+        (&["maps"], &["start", "end", "permissions", "kind", "path", "offset", "inode", "device", "rss_bytes"]),
+        (&["maps", "--no-smaps"], &["start", "end", "permissions", "kind", "path"]),
+    ];
+    for (arguments, keys) in stable {
+        let (live, replayed) = both(arguments);
+        let own = |data: &Value| {
+            let rows = picked(data, keys);
+            rows.into_iter().filter(|row| keys[0] != "pid" || row[0] == target.pid()).collect::<Vec<_>>()
+        };
+        let (live, replayed) = (own(&live["data"]), own(&replayed["data"]));
+        assert!(!live.is_empty(), "{arguments:?}");
+        assert_eq!(live, replayed, "{arguments:?}");
+    }
+    let (live, replayed) = both(&["limits"]);
+    let limits = |envelope: &Value| {
+        let rows = envelope["data"]["limits"].as_array().expect("limits").clone();
+        let own = |row: &Value| row["name"] != "processes" && row["name"] != "pending_signals";
+        rows.into_iter().filter(own).collect::<Vec<_>>()
+    };
+    for (live, replayed) in limits(&live).into_iter().zip(limits(&replayed)) {
+        assert_eq!(live, replayed);
+    }
+    assert_eq!(live["data"]["cgroup"]["memory"]["path"], replayed["data"]["cgroup"]["memory"]["path"]);
+
+    let (_, everything) = both(&["snapshot"]);
+    assert_none_dangles(&everything);
+    for part in ["processes", "descriptors", "sockets", "mappings", "modules", "stacks", "limits"] {
+        assert!(everything["data"][part].is_object(), "{part}: {}", everything["gaps"]);
+    }
+    // Memory is not recorded, and that is all that is said of stacks.
+    let gaps = common::gaps_at(&everything, "/stacks");
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!(gaps[0]["reason"], "unsupported");
+    common::cont(target.pid());
 }

@@ -276,6 +276,8 @@ impl<'r> Dump<'_, 'r> {
         inside: Option<&mut Inside<'r>>,
     ) -> Noted<Row> {
         let mut buffer = Vec::with_capacity(128);
+        // Where there is none, a gap of the whole says so.
+        let has_memory = inside.is_some();
         let frames = inside.map_or_else(Vec::new, |inside| frames(seen.stack.as_ref(), &mut inside.code));
         if let Some(still) = seen.still.take() {
             self.stills.insert(tid, still);
@@ -285,7 +287,9 @@ impl<'r> Dump<'_, 'r> {
             let at = if seen.doing.is_none() { "/system_call" } else { "/frames" };
             gaps.push(self.run.gap(at, failure));
         }
-        gaps.extend(why_incomplete(&seen, stat.state));
+        if has_memory {
+            gaps.extend(why_incomplete(&seen, stat.state));
+        }
         let call = match seen.doing {
             Some(Doing::Blocked(blocked)) => blocked.call,
             _ => None,
