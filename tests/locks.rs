@@ -10,7 +10,11 @@ use common::{Child, SOON, json, rows, wait_until};
 use serde_json::{Value, json};
 
 fn stacks(pid: u32, options: &[&str]) -> Value {
-    json(["stacks", "--flat", "--stop-budget", "30s", "--pid", &pid.to_string()].iter().chain(options))
+    json(
+        ["stacks", "--flat", "--stop-budget", "30s", "--limit", "stop=5s/60s", "--pid", &pid.to_string()]
+            .iter()
+            .chain(options),
+    )
 }
 
 /// The row of one thread of a flat listing, and what stands in it of the thread.

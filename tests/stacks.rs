@@ -24,7 +24,11 @@ use serde_json::{Value, json};
 
 fn stacks(pid: u32, options: &[&str]) -> Value {
     // Stops are long where other tests want the same processor.
-    json(["stacks", "--flat", "--stop-budget", "30s", "--pid", &pid.to_string()].iter().chain(options))
+    json(
+        ["stacks", "--flat", "--stop-budget", "30s", "--limit", "stop=5s/60s", "--pid", &pid.to_string()]
+            .iter()
+            .chain(options),
+    )
 }
 
 /// The row of one thread of a flat listing.

@@ -309,8 +309,18 @@ fn stacks_through_hostile_files_have_their_answers_and_the_others_too() {
     }
     for stop in ["never", "auto"] {
         let begin = Instant::now();
-        let answer =
-            run(["stacks", "--flat", "--stop", stop, "--stop-budget", "30s", "--pid", &target.pid().to_string()]);
+        let answer = run([
+            "stacks",
+            "--flat",
+            "--stop",
+            stop,
+            "--stop-budget",
+            "30s",
+            "--limit",
+            "stop=5s/60s",
+            "--pid",
+            &target.pid().to_string(),
+        ]);
         assert!(matches!(answer.status, 3 | 4), "{}: {}", answer.status, answer.stderr);
         assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
         let seen: Value = serde_json::from_slice(&answer.stdout).expect("an envelope");

@@ -230,7 +230,9 @@ fn threads_that_come_and_go_take_nothing_with_them() {
     let pid = target.pid().to_string();
     for options in [&["--stop", "never"][..], &["--stop", "auto"], &["--stop", "consistent"]] {
         for _ in 0..10 {
-            let answer = run(["stacks", "--flat", "--stop-budget", "30s", "--pid", &pid].iter().chain(options));
+            let answer = run(["stacks", "--flat", "--stop-budget", "30s", "--limit", "stop=5s/60s", "--pid", &pid]
+                .iter()
+                .chain(options));
             assert!(matches!(answer.status, 0 | 3), "{options:?}: {}", answer.stderr);
             let seen = answer.json();
             // The five that stay.
@@ -256,7 +258,7 @@ fn a_program_that_replaces_itself_is_not_mixed_up() {
     let target = Child::target("odd", &["-O2"], ["execs"]);
     let pid = target.pid().to_string();
     for _ in 0..30 {
-        let answer = run(["stacks", "--flat", "--stop-budget", "30s", "--pid", &pid]);
+        let answer = run(["stacks", "--flat", "--stop-budget", "30s", "--limit", "stop=5s/60s", "--pid", &pid]);
         // 3: most moments are in execve(2), where there is little to see.
         assert!(matches!(answer.status, 0 | 3), "{}: {}", answer.status, answer.stderr);
         for row in rows(&answer.json()) {
@@ -295,7 +297,9 @@ fn a_stack_that_lies_ends_with_a_reason() {
     let target = Child::target("liar", &["-O2"], [""; 0]);
     let pid = target.pid().to_string();
     for options in [&["--stop", "never"][..], &[], &["--stop", "consistent"]] {
-        let answer = run(["stacks", "--flat", "--stop-budget", "30s", "--pid", &pid].iter().chain(options));
+        let answer = run(["stacks", "--flat", "--stop-budget", "30s", "--limit", "stop=5s/60s", "--pid", &pid]
+            .iter()
+            .chain(options));
         assert!(matches!(answer.status, 3 | 4), "{}: {}", answer.status, answer.stderr);
         let seen: Value = serde_json::from_slice(&answer.stdout).expect("JSON");
         for (at, row) in rows(&seen).iter().enumerate() {
