@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a bench: it runs programs and prints")]
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -37,16 +38,36 @@ fn main() {
             Command::new("eu-stack").args(["-p", &pid]),
         );
     }
-    let script = "import threading, time\n\
-        for n in range(49): threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n\
-        print('\"ready\"', flush=True)\ntime.sleep(600)\n";
-    let python = Target::new(Command::new("python3").args(["-c", script]));
-    let pid = python.pid();
-    compare("CPython, 50 threads: eu-stack", &pid, &[], Command::new("eu-stack").args(["-p", &pid]));
-    compare("CPython, 50 threads: py-spy", &pid, &[], Command::new("py-spy").args(["dump", "--pid", &pid]));
-    drop(python);
+    let py_spy = py_spy();
+    for threads in [50, 500] {
+        let script = format!(
+            "import threading, time\n\
+             for n in range({}): threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n\
+             print('\"ready\"', flush=True)\ntime.sleep(600)\n",
+            threads - 1
+        );
+        let python = Target::new(Command::new("python3").args(["-c", &script]));
+        let pid = python.pid();
+        let name = |peer: &str| format!("CPython, {threads} threads: {peer}");
+        compare(&name("eu-stack"), &pid, &[], Command::new("eu-stack").args(["-p", &pid]));
+        compare(&name("py-spy"), &pid, &[], Command::new(&py_spy).args(["dump", "--pid", &pid]));
+    }
     single_stops();
     profiles();
+}
+
+/// py-spy: that of this machine, or PyPI's, which its ordinary client installs beside this bench.
+fn py_spy() -> PathBuf {
+    if exists(&Command::new("py-spy")) {
+        return PathBuf::from("py-spy");
+    }
+    let place = Path::new(AGENT).with_file_name("py-spy");
+    let program = place.join("bin/py-spy");
+    if !program.is_file() {
+        let args = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"];
+        let _ = Command::new("python3").args(args).arg(&place).arg("py-spy").status();
+    }
+    program
 }
 
 /// How long a running thread is held.
@@ -78,6 +99,59 @@ fn profiles() {
     ratios.sort_by(f64::total_cmp);
     let pid = busy.pid();
     profile("a thread that computes", &pid, Some(1.0 - ratios[PAIRS / 2]));
+    drop(busy);
+    redis();
+}
+
+/// Requests a second of redis-server, with a profile and without one.
+fn redis() {
+    if !exists(&Command::new("redis-server")) || !exists(&Command::new("redis-benchmark")) {
+        return;
+    }
+    let socket = std::env::temp_dir().join(format!("bench-{}.socket", std::process::id()));
+    let mut command = Command::new("redis-server");
+    command.args(["--port", "0", "--save", "", "--logfile", "/dev/null", "--unixsocket"]).arg(&socket);
+    let mut server = Ended(command.stdout(Stdio::null()).spawn().expect("redis-server"));
+    while !socket.exists() && server.0.try_wait().is_ok_and(|ended| ended.is_none()) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // Requests that take some six seconds.
+    let requests = || {
+        let mut command = Command::new("redis-benchmark");
+        command.args(["-q", "-t", "get", "-c", "20", "-n", "300000", "--csv", "-s"]).arg(&socket);
+        let begin = Instant::now();
+        let output = command.stderr(Stdio::null()).output().expect("redis-benchmark");
+        assert!(output.status.success());
+        300_000.0 / begin.elapsed().as_secs_f64()
+    };
+    let pid = server.0.id().to_string();
+    requests();
+    let mut ratios: Vec<f64> = Vec::new();
+    for _ in 0..PAIRS {
+        let alone = requests();
+        let mut agent = Command::new(AGENT);
+        agent
+            .args(["profile", "--for", "60s", "--pid", &pid, "-o", "json"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let agent = Ended(agent.spawn().expect("the agent"));
+        let watched = requests();
+        drop(agent);
+        ratios.push(watched / alone);
+    }
+    ratios.sort_by(f64::total_cmp);
+    profile("redis-server, requests a second", &pid, Some(1.0 - ratios[PAIRS / 2]));
+    let _ = std::fs::remove_file(&socket);
+}
+
+/// A program that ends with this value.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn profile(name: &str, pid: &str, slow_down: Option<f64>) {
@@ -176,6 +250,9 @@ fn compare(name: &str, pid: &str, options: &[&str], peer: &mut Command) {
 }
 
 fn exists(command: &Command) -> bool {
+    if Path::new(command.get_program()).is_absolute() {
+        return Path::new(command.get_program()).is_file();
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|directory| directory.join(command.get_program()).is_file())
 }

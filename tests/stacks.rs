@@ -10,6 +10,8 @@ mod files;
 mod harm;
 #[path = "stacks/large.rs"]
 mod large;
+#[path = "stacks/matrix.rs"]
+mod matrix;
 #[path = "stacks/peers.rs"]
 mod peers;
 #[path = "stacks/real.rs"]

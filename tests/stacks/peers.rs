@@ -2,12 +2,13 @@
 //! the symbol tables of the module decide, as nm(1) reads them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
 
-use super::common::{has_tool, rows, skip};
+use super::common::{self, SOON, has_tool, rows, skip, wait_until};
 use super::stacks;
 
 /// A frame as a peer has it.
@@ -59,7 +60,7 @@ const ASK_GDB: &str = "set backtrace past-main on\nset backtrace past-entry on\n
 fn gdb(pid: u32) -> Threads {
     let directory = tempfile::tempdir().expect("a directory");
     let script = directory.path().join("script");
-    std::fs::write(&script, ASK_GDB).expect("a file");
+    fs::write(&script, ASK_GDB).expect("a file");
     let mut command = Command::new("gdb");
     command.args(["-p", &pid.to_string(), "-batch", "-nx", "-iex", "set debuginfod enabled off", "-x"]).arg(&script);
     let output = command.output().expect("gdb");
@@ -140,6 +141,22 @@ fn plain(name: &str) -> String {
     name.trim().to_owned()
 }
 
+/// The function's own name: gdb makes that of an inlined one out of its namespaces (`impls::{impl#0}::read`), where we
+/// have what the compiler calls it (`<&mut T as Read>::read`).
+fn last(name: &str) -> String {
+    let mut depth = 0;
+    // In Rust, what stands in parentheses within `<…>` is part of a type.
+    let name = if name.starts_with('<') { name.replace("->", "") } else { plain(name) };
+    let outside = name.chars().fold(String::new(), |mut kept, c| {
+        depth += i32::from(c == '<') - i32::from(c == '>');
+        if depth == 0 && c != '>' {
+            kept.push(c);
+        }
+        kept
+    });
+    outside.rsplit("::").find(|part| !part.is_empty()).unwrap_or_default().to_owned()
+}
+
 /// How often the peers and we agree, and why we do not.
 #[derive(Debug, Default)]
 pub(super) struct Agreement {
@@ -161,6 +178,15 @@ pub(super) struct Agreement {
     pub(super) behind_top: usize,
 }
 
+/// Waits until each thread of `pid` waits.
+pub(super) fn wait_blocked(pid: u32) {
+    let blocked = |tid: &u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
+        text.starts_with(|c: char| c.is_ascii_digit())
+    };
+    wait_until("a process to wait", SOON, || common::threads(pid).iter().all(blocked));
+}
+
 /// Compares what we say of the threads of `pid` with what each peer says. All differences that are not explained are
 /// in the error.
 pub(super) fn compare(name: &str, pid: u32) -> Agreement {
@@ -172,6 +198,8 @@ pub(super) fn compare(name: &str, pid: u32) -> Agreement {
             continue;
         }
         let theirs = ask(pid);
+        // It has just been let go of, and its system calls begin anew.
+        wait_blocked(pid);
         let ours = stacks(pid, &[]);
         assert!(!theirs.is_empty(), "{peer} printed nothing");
         for row in rows(&ours) {
@@ -234,13 +262,9 @@ fn thread(
             },
         }
         if let Some(inlined) = &their.inlined {
-            let our_inlined: Vec<String> = our["inlined"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(|one| plain(one["function"].as_str().unwrap_or_default()))
-                .collect();
-            let their_inlined: Vec<String> = inlined.iter().map(|name| plain(name)).collect();
+            let list = our["inlined"].as_array().into_iter().flatten();
+            let our_inlined: Vec<String> = list.map(|one| last(one["function"].as_str().unwrap_or_default())).collect();
+            let their_inlined: Vec<String> = inlined.iter().map(|name| last(name)).collect();
             if our_inlined != their_inlined {
                 return Err(format!("frame {at}: inlined {our_inlined:?} is not {their_inlined:?}"));
             }

@@ -8,17 +8,8 @@ use serde_json::{Value, json};
 use super::common::packages::go_program;
 use super::common::servers::{self, Postgres};
 use super::common::{self, Child, SOON, has_tool, rows, run, skip, wait_until};
-use super::peers::compare;
+use super::peers::{compare, wait_blocked};
 use super::{functions, stacks, thread};
-
-/// Waits until each thread of `pid` waits.
-fn wait_blocked(pid: u32) {
-    let blocked = |tid: &u32| {
-        let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
-        text.starts_with(|c: char| c.is_ascii_digit())
-    };
-    wait_until("a process to wait", SOON, || common::threads(pid).iter().all(blocked));
-}
 
 #[test]
 fn nginx_is_named_as_eu_stack_and_gdb_name_it() {
