@@ -2,6 +2,7 @@
 //! [`Witness`].
 
 use std::io::IsTerminal as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_model::data::was_refused;
 use agent_model::{Reason, RedactionLevel, SessionInfo};
@@ -22,8 +23,11 @@ pub(crate) struct Lines {
     /// Whether the lines are written: on a terminal they would drown what a person came for.
     is_written: bool,
     /// The lines so far, where somebody wants them.
-    kept: Option<Vec<u8>>,
+    kept: Option<Kept>,
 }
+
+/// The lines of a chain so far, for a bundle.
+pub(crate) type Kept = Arc<Mutex<Vec<u8>>>;
 
 /// Now, as a record says it.
 pub(crate) fn now() -> At {
@@ -65,7 +69,7 @@ impl Lines {
         let opening = opening(session, redaction);
         let (chain, lines) = Chain::open(session.id.as_str(), (b"", b""), data(opening), &now(), own::random);
         let is_written = is_asked || !std::io::stderr().is_terminal();
-        let mut audit = Self { chain, is_written, kept: is_kept.then(Vec::new) };
+        let mut audit = Self { chain, is_written, kept: is_kept.then(Kept::default) };
         audit.write(&lines)?;
         Ok(audit)
     }
@@ -75,7 +79,7 @@ impl Lines {
         let mut opening = opening(session, redaction);
         opening["action_of_hold"] = action.into();
         let (chain, lines) = Chain::open(session.id.as_str(), (b"", b""), data(opening), &now(), own::random);
-        Self { chain, is_written: false, kept: Some(lines) }
+        Self { chain, is_written: false, kept: Some(Arc::new(Mutex::new(lines))) }
     }
 
     /// Ends the chain.
@@ -89,13 +93,13 @@ impl Lines {
     }
 
     /// The lines so far, where they are kept.
-    pub(crate) fn kept(&self) -> &[u8] {
-        self.kept.as_deref().unwrap_or_default()
+    pub(crate) fn kept(&self) -> Option<&Kept> {
+        self.kept.as_ref()
     }
 
     fn write(&mut self, lines: &[u8]) -> Result<(), Unrecorded> {
-        if let Some(kept) = &mut self.kept {
-            kept.extend_from_slice(lines);
+        if let Some(kept) = &self.kept {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(lines);
         }
         if !self.is_written {
             return Ok(());
@@ -182,10 +186,10 @@ impl Audit {
     }
 
     /// As [`Lines::kept`].
-    pub(crate) fn kept(&self) -> &[u8] {
+    pub(crate) fn kept(&self) -> Option<&Kept> {
         match self {
             Self::Alone(lines) => lines.kept(),
-            Self::Held(joined) => joined.own.as_ref().map_or(&[], Lines::kept),
+            Self::Held(joined) => joined.own.as_ref().and_then(Lines::kept),
         }
     }
 

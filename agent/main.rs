@@ -223,6 +223,9 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
             return Ok(Status::Refused);
         }
     };
+    if let (Some(bundle), Some(kept)) = (&bundle, audit.kept()) {
+        bundle.follow(Arc::clone(kept), session.share_ledger());
+    }
     let how = How { global: &global, chosen, bundle };
     let status = recorded(command, matches, &how, session, began, (&mut verdict, audit.witness(), number));
     let mut status = match audit.close(status) {
@@ -230,7 +233,7 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
         Err(_) => Status::Refused,
     };
     let head = audit.head();
-    match how.bundle.map(|bundle| bundle.close((audit.kept(), head.as_ref()), status)) {
+    match how.bundle.map(|bundle| bundle.close(head.as_ref(), status)) {
         Some(Ok(bundle)) => {
             if let Err(error) = audit.bundled(bundle) {
                 agent_output::tell(&error.to_string());

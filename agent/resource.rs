@@ -6,6 +6,36 @@ use agent_model::Text;
 use agent_system::parse::{kubelet_names, mounts};
 use agent_system::{Run, own};
 
+/// The namespace of the pod.
+pub(crate) const NAMESPACE: &str = "k8s.namespace.name";
+
+/// What the pod is one of: the first that is known names it.
+pub(crate) const WORKLOADS: [&str; 6] = [
+    "k8s.deployment.name",
+    "k8s.statefulset.name",
+    "k8s.daemonset.name",
+    "k8s.cronjob.name",
+    "k8s.job.name",
+    "k8s.pod.name",
+];
+
+/// What nothing in a pod tells, and who starts the agent may: of OTEL_RESOURCE_ATTRIBUTES (`kubectl debug --env`) namespace and
+/// workload. <https://opentelemetry.io/docs/specs/otel/resource/sdk/>
+pub(crate) fn told() -> BTreeMap<&'static str, String> {
+    parse(&std::env::var("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default())
+}
+
+fn parse(text: &str) -> BTreeMap<&'static str, String> {
+    let known = |key: &str| [NAMESPACE].into_iter().chain(WORKLOADS).find(|known| *known == key.trim());
+    let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+    let named = pairs.filter_map(|(key, value)| Some((known(key)?, value.trim().to_owned())));
+    // A name of Kubernetes (RFC 1123), which has nothing to escape.
+    let is_name = |name: &str| {
+        (1..=253).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
+    };
+    named.filter(|(_, value)| is_name(value)).collect()
+}
+
 /// What is known of the place; what is not known is absent, never guessed.
 ///
 /// Pod and container are read from the files that the kubelet mounts into the
@@ -14,6 +44,7 @@ pub(crate) fn attributes(run: &Run) -> BTreeMap<&'static str, Text> {
     let mut all = BTreeMap::new();
     if run.is_live() {
         all.insert("host.name", Text::from(own::host_name().as_str()));
+        all.extend(told().into_iter().map(|(key, value)| (key, Text::from(value.as_str()))));
     }
     let Some(target) = run.target() else { return all };
     let mut buffer = Vec::new();
@@ -25,4 +56,18 @@ pub(crate) fn attributes(run: &Run) -> BTreeMap<&'static str, Text> {
     }
     all.extend(target.container_id.clone().map(|id| ("container.id", id)));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_names_the_workload_is_taken_and_nothing_else() {
+        let told =
+            parse("k8s.namespace.name=shop, k8s.deployment.name=web,service.name=x,k8s.pod.name=../x,k8s.job.name=");
+        let found: Vec<(&str, &str)> = told.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        assert_eq!(found, [("k8s.deployment.name", "web"), ("k8s.namespace.name", "shop")]);
+        assert!(parse("").is_empty());
+    }
 }

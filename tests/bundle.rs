@@ -6,28 +6,12 @@ mod common;
 mod pod;
 
 use std::fs::{self, File};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
 
 use agent_scenario::bundle::{self, Entry, Writer};
 use common::{Answer, Child, SOON, agent, rows, wait_for, wait_until};
 use serde_json::{Value, json};
-
-/// What is written, for who looks at it afterwards.
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A directory, and a bundle in it that `agent` with `arguments` has written to its standard output.
 fn made(arguments: &[&str]) -> (tempfile::TempDir, PathBuf, Answer) {
@@ -62,26 +46,28 @@ fn entries(path: &Path) -> Vec<Entry> {
     bundle::read(&fs::read(path).expect("the bundle"), 64 << 20).entries
 }
 
-/// Writes a bundle of these files, with a manifest that names them and says the same of the whole as that of before.
-fn rewrite(path: &Path, entries: &[Entry]) {
-    let out = Shared::default();
-    let mut writer = Writer::new(Box::new(out.clone()), u64::MAX);
-    let mut about = json!({});
-    for entry in entries {
-        if entry.path == bundle::MANIFEST {
-            about = entry.json().expect("a manifest");
-            continue;
-        }
-        writer.add(&entry.path, "application/json", &entry.bytes).expect("added");
+/// Writes a bundle of `files`, with a manifest that names them and says `about` of the whole.
+fn write<'a>(path: &Path, files: impl IntoIterator<Item = (&'a str, &'a [u8])>, about: Value) {
+    let mut writer = Writer::new(Box::new(File::create(path).expect("a file")), u64::MAX);
+    for (name, bytes) in files {
+        writer.add(name, "application/json", bytes).expect("added");
     }
     writer.end(about).expect("ended");
-    fs::write(path, &*out.0.lock().unwrap()).expect("written");
+}
+
+/// The same of these files, with what the manifest of before said.
+fn rewrite(path: &Path, entries: &[Entry]) {
+    let (manifest, files): (Vec<&Entry>, _) = entries.iter().partition(|entry| entry.path == bundle::MANIFEST);
+    let about = manifest.last().map_or_else(|| json!({}), |manifest| manifest.json().expect("a manifest"));
+    write(path, files.into_iter().map(|entry| (entry.path.as_str(), entry.bytes.as_slice())), about);
 }
 
 /// Changes the file `name` of the bundle at `path`.
 fn change(path: &Path, name: &str, change: impl FnOnce(&[u8]) -> Vec<u8>) {
     let mut entries = entries(path);
-    let entry = entries.iter_mut().find(|entry| entry.path.contains(name)).unwrap_or_else(|| panic!("no {name}"));
+    let is_it =
+        |entry: &&mut Entry| entry.path.contains(name) && name.contains("so-far/") == bundle::is_piece(&entry.path);
+    let entry = entries.iter_mut().find(is_it).unwrap_or_else(|| panic!("no {name}"));
     entry.bytes = change(&entry.bytes);
     rewrite(path, &entries);
 }
@@ -110,7 +96,9 @@ fn a_run_leaves_a_bundle_that_verifies_and_gives_the_same_findings_again() {
         "audit.ndjson",
         "manifest.json",
     ];
+    let (pieces, paths): (Vec<&str>, Vec<&str>) = paths.into_iter().partition(|path| bundle::is_piece(path));
     assert_eq!(paths, expected);
+    assert_eq!(pieces[..2], ["so-far/000-audit.ndjson", "so-far/000-access.ndjson"]);
     assert!(rows(&envelope).iter().all(|row| row["good"] == true));
     let about = &envelope["data"]["summary"]["about"];
     assert_eq!(
@@ -131,7 +119,8 @@ fn a_run_leaves_a_bundle_that_verifies_and_gives_the_same_findings_again() {
     assert_eq!(String::from_utf8(cat("audit.ndjson")).unwrap(), answer.audit);
     assert!(answer.audit.contains("\"type\":\"artifact.add\""));
     let shown = Answer::of(agent().args(["bundle", "show"]).arg(&path).args(["-o", "table"]));
-    for word in ["whole: 12 files", "INC-7", "fail", "descriptors pile up", "fd-leak"] {
+    let files = format!("whole: {} files", rows(&envelope).len());
+    for word in [files.as_str(), "INC-7", "fail", "descriptors pile up", "fd-leak"] {
         assert!(shown.text().contains(word), "{word} is not in {}", shown.text());
     }
 }
@@ -161,6 +150,57 @@ fn a_bundle_with_pseudonyms_says_what_is_wrong_and_names_nothing_of_the_target()
     assert_eq!(judged["data"]["rows"].to_string(), found["data"]["rows"].to_string());
 }
 
+/// The bundle at `path` without what tells one look at an unchanged target from another: what its manifest calls volatile, its
+/// audit, the time, and the digest of data that names other files by their hashes.
+fn without_volatile(path: &Path) -> Vec<u8> {
+    let mut entries = entries(path);
+    let manifest = entries.last().and_then(Entry::json).expect("a manifest");
+    let volatile = manifest["volatile"].as_array().expect("a list");
+    let mut hashes: Vec<(String, String)> = Vec::new();
+    for entry in &mut entries {
+        if let Some(mut value) = entry.json() {
+            let names = volatile.iter().map(|name| name.as_str().expect("a pointer").trim_start_matches('/'));
+            for name in names.chain(["window", "audit", "argv", "digest"]) {
+                value.as_object_mut().map(|members| members.remove(name));
+            }
+            // The findings name the artifacts by their hashes.
+            let mut text = value.to_string();
+            for (before, after) in &hashes {
+                text = text.replace(before, after);
+            }
+            hashes.push((bundle::sha256(&entry.bytes), bundle::sha256(text.as_bytes())));
+            entry.bytes = text.into_bytes();
+        }
+    }
+    entries.retain(|entry| !entry.path.ends_with("audit.ndjson"));
+    rewrite(path, &entries);
+    fs::read(path).expect("a bundle")
+}
+
+#[test]
+fn two_bundles_of_the_same_recorded_evidence_are_the_same_bytes() {
+    let target = Child::target("faults", &["-O2"], ["leak-files"]);
+    let pid = target.pid().to_string();
+    let record = tempfile::tempdir().expect("a directory");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/record");
+    let recorded = Command::new(script).arg(record.path()).arg(&pid).output().expect("the recorder");
+    assert!(recorded.status.success(), "{}", String::from_utf8_lossy(&recorded.stderr));
+    let proc = record.path().to_str().expect("UTF-8");
+    let made = || made(&["run", "what-runs-here", "--proc", proc, "--pid", &pid, "--allow-gaps"]);
+    let ((_a, one, first), (_b, other, second)) = (made(), made());
+    assert_eq!((first.status, second.status), (0, 0), "{}", first.stderr);
+    assert_eq!((state(&one), state(&other)), ("whole".to_owned(), "whole".to_owned()));
+    assert!(entries(&one).iter().filter(|entry| bundle::artifact_name(&entry.path).is_some()).count() > 2);
+    let (bytes, others) = (without_volatile(&one), without_volatile(&other));
+    for (entry, other) in entries(&one).iter().zip(entries(&other)) {
+        let (text, others) = (String::from_utf8_lossy(&entry.bytes), String::from_utf8_lossy(&other.bytes));
+        let at = text.bytes().zip(others.bytes()).take_while(|(a, b)| a == b).count();
+        let near = |text: &str| text.chars().skip(at.saturating_sub(80)).take(200).collect::<String>();
+        assert!(*entry == other, "{}: {}\nand {}", entry.path, near(&text), near(&others));
+    }
+    assert!(bytes == others, "what is around the files differs");
+}
+
 #[test]
 fn a_single_command_leaves_a_bundle_too() {
     let target = Child::target("sleeper", &["-O2"], ["10"]);
@@ -186,12 +226,14 @@ fn a_bundle_is_kept_beside_what_is_printed() {
     let directory = tempfile::tempdir().expect("a directory");
     let inside = directory.path().join("session");
     let keep = format!("--keep={}", inside.display());
-    let answer = common::run(["ps", "--pid", &pid, &keep, "--incident", "INC/../7"]);
-    answer.json();
+    let mut command = agent();
+    command.env("OTEL_RESOURCE_ATTRIBUTES", "service.name=x,k8s.namespace.name=shop,k8s.deployment.name=web");
+    let answer = Answer::of(command.args(["ps", "--pid", &pid, &keep, "--incident", "INC/../7"]));
+    assert_eq!(answer.json()["resource"]["k8s.namespace.name"], "shop");
     let names: Vec<_> =
         fs::read_dir(&inside).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(names.len(), 1);
-    assert!(names[0].starts_with("INC-..-7__") && names[0].ends_with(".dbg.tar.zst"), "{names:?}");
+    assert!(names[0].starts_with("INC-..-7__shop__web__") && names[0].ends_with(".dbg.tar.zst"), "{names:?}");
     assert!(answer.stderr.contains(&format!("kept: agent fetch {}", names[0])), "{}", answer.stderr);
     assert_eq!(state(&inside.join(&names[0])), "whole");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -268,7 +310,7 @@ fn started_as_tar_it_answers_kubectl_cp_and_nobody_else() {
         let mut entry = entries.next().unwrap().unwrap();
         assert_eq!(entry.path().unwrap().to_str(), Some(path.trim_start_matches('/')));
         let mut content = Vec::new();
-        io::Read::read_to_end(&mut entry, &mut content).unwrap();
+        std::io::Read::read_to_end(&mut entry, &mut content).unwrap();
         assert_eq!(content, bytes);
         assert!(entries.next().is_none());
         assert_eq!(answer.stdout.len() % 512, 0);
@@ -295,7 +337,7 @@ fn started_as_tar_it_answers_kubectl_cp_and_nobody_else() {
 fn a_run_that_is_killed_leaves_a_bundle_that_opens_and_says_what_is_missing() {
     let target = Child::target("faults", &["-O2"], ["leak-files"]);
     let pid = target.pid().to_string();
-    for files in [1, 4, 9] {
+    for files in [1, 4, 16] {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("x.dbg.tar.zst");
         let mut command = agent();
@@ -310,7 +352,23 @@ fn a_run_that_is_killed_leaves_a_bundle_that_opens_and_says_what_is_missing() {
         let missing = summary["missing"].to_string();
         assert!(missing.contains("findings.json") && missing.contains("manifest.json"), "{missing}");
         if files > 1 {
-            assert!(missing.contains("step fds: what came after"), "{missing}");
+            assert!(missing.contains("step fds: "), "{missing}");
+            // The audit and the access log are there, as far as it had come.
+            assert!(
+                missing.contains("audit.ndjson: what came after") && missing.contains("access.ndjson: what"),
+                "{missing}"
+            );
+            let chain = &summary["audit"];
+            assert_eq!((&chain["verdict"], &chain["fault"]), (&json!("truncated"), &Value::Null), "{chain}");
+            assert!(chain["records"].as_u64().is_some_and(|records| records >= 2), "{chain}");
+            let bundle = bundle::read(&fs::read(&path).unwrap(), 64 << 20);
+            let audit = String::from_utf8(bundle.pieces(bundle::AUDIT)).unwrap();
+            assert!(audit.contains("\"action.start\"") && audit.contains("\"argv\":[\"run\",\"fd-leak\""), "{audit}");
+            let accesses = String::from_utf8(bundle.pieces(bundle::ACCESS)).unwrap();
+            let listed = format!("{{\"access\":\"list\",\"path\":\"/proc/{pid}/fd\"}}\n");
+            let looks = bundle.entries.iter().filter(|entry| entry.path.contains("-fds[")).count();
+            let lists = accesses.matches(&listed).count();
+            assert!(lists == looks || lists + 1 == looks, "{lists} of {looks}: {accesses}");
             let judged = Answer::of(agent().arg("judge").arg(&path)).json();
             assert!(rows(&judged).iter().any(|row| row["id"] == "fd-leak/grows"), "{judged}");
         }
@@ -415,7 +473,12 @@ fn whatever_was_changed_in_a_bundle_is_found_out() {
     rewrite(&path, &without(entries(&path)));
     assert_eq!(faults(&path), ["audit"]);
 
-    // What was touched, and the whole audit.
+    // What was touched, and the whole audit, and what was written of both on the way.
+    for piece in ["so-far/000-audit", "so-far/001-access"] {
+        back();
+        change(&path, piece, |bytes| [bytes, b"{}\n"].concat());
+        assert_eq!(faults(&path), ["audit"], "{piece}");
+    }
     back();
     change(&path, bundle::ACCESS, |bytes| [bytes, b"{}\n"].concat());
     assert_eq!(faults(&path), ["audit"]);
@@ -449,17 +512,9 @@ fn whatever_was_changed_in_a_bundle_is_found_out() {
 fn a_hostile_bundle_costs_little_and_prints_nothing_of_its_own() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("x.dbg.tar.zst");
-    let write = |files: &[(&str, &[u8])]| {
-        let out = Shared::default();
-        let mut writer = Writer::new(Box::new(out.clone()), u64::MAX);
-        for (name, bytes) in files {
-            writer.add(name, "application/json", bytes).unwrap();
-        }
-        writer.end(json!({"argv": ["agent", "\u{1b}[2Jrun"]})).unwrap();
-        fs::write(&path, &*out.0.lock().unwrap()).unwrap();
-    };
+    let about = || json!({"argv": ["agent", "\u{1b}[2Jrun"]});
     // 300 MiB of nothing.
-    write(&[("artifacts/000-x.json", &vec![b' '; 300 << 20])]);
+    write(&path, [("artifacts/000-x.json", &vec![b' '; 300 << 20][..])], about());
     assert!(fs::metadata(&path).unwrap().len() < 1 << 20);
     assert_eq!(faults(&path), ["too_large"]);
     for command in [&["judge"][..], &["bundle", "show"], &["bundle", "list"]] {
@@ -468,10 +523,8 @@ fn a_hostile_bundle_costs_little_and_prints_nothing_of_its_own() {
     }
     // As deep as a stack, and words for a terminal.
     let deep = [b"{\"data\":".as_slice(), &vec![b'['; 100_000]].concat();
-    write(&[
-        ("artifacts/000-x.json", &deep),
-        ("findings.json", br#"{"data":{"rows":[{"level":"\u001b[31m","message":"\u001b]0;x"}]}}"#),
-    ]);
+    let findings = br#"{"data":{"rows":[{"level":"\u001b[31m","message":"\u001b]0;x"}]}}"#;
+    write(&path, [("artifacts/000-x.json", &deep[..]), ("findings.json", findings)], about());
     for arguments in [&["show"][..], &["list"], &["verify"]] {
         let answer = Answer::of(agent().args(["bundle", arguments[0]]).arg(&path).args(["-o", "table"]));
         assert_eq!(answer.status, 3, "{}", answer.stderr);
@@ -506,13 +559,8 @@ fn a_large_bundle_is_read_within_what_commands_may_take() {
         |fd: u64| json!({"fd": fd, "type": "socket", "inode": fd.to_string(), "target": format!("socket:[{fd}]")});
     let rows: Vec<Value> = (0..60_000).map(row).collect();
     let envelope = json!({"schema": "agent.fds/1", "data": {"rows": rows}, "gaps": []}).to_string();
-    let out = Shared::default();
-    let mut writer = Writer::new(Box::new(out.clone()), u64::MAX);
-    for number in 0..3 {
-        writer.add(&bundle::artifact_path(number, "fds"), "application/json", envelope.as_bytes()).unwrap();
-    }
-    writer.end(json!({})).unwrap();
-    fs::write(&path, &*out.0.lock().unwrap()).unwrap();
+    let paths: Vec<String> = (0..3).map(|number| bundle::artifact_path(number, "fds")).collect();
+    write(&path, paths.iter().map(|path| (path.as_str(), envelope.as_bytes())), json!({}));
     assert_eq!(faults(&path), ["schema"; 3], "an envelope has more than that");
     // Where that is not allowed it is told, and the agent does not end in the middle.
     let small = Answer::of(agent().args(["bundle", "verify", "--limit", "rss=16M"]).arg(&path));

@@ -1,6 +1,6 @@
 //! `diff`: what has become of what was seen.
 
-use agent_model::{Data, Gap, Gathered, Listing, Reason, Text};
+use agent_model::{Gap, Gathered, Listing, Reason, Text};
 use agent_scenario::diff::{self, Change, What};
 use agent_system::collector::TargetUse;
 use agent_system::{Cause, Collector, Failure, Run};
@@ -53,29 +53,6 @@ pub(crate) struct Compared {
     after: String,
 }
 
-/// Changes, in the order of the parts that they are in.
-#[derive(Serialize, JsonSchema)]
-#[serde(transparent)]
-pub(crate) struct Changes(Listing<Change, Summary>);
-
-impl Data for Changes {
-    fn row_count(&self) -> Option<usize> {
-        self.0.row_count()
-    }
-
-    fn row(&self, index: usize) -> Option<&dyn erased_serde::Serialize> {
-        self.0.row(index)
-    }
-
-    fn summary(&self) -> Option<&dyn erased_serde::Serialize> {
-        self.0.summary()
-    }
-
-    fn cut(&mut self, count: usize) -> bool {
-        self.0.cut(count)
-    }
-}
-
 impl Collector for Diff {
     const NAME: &'static str = "diff";
     const ABOUT: &'static str = "What appeared, went and changed between two looks: by identity, not by line";
@@ -91,9 +68,10 @@ Of a step that looks several times the last look counts.
   agent diff web-1.dbg.tar.zst web-2.dbg.tar.zst -o table";
     const TARGET: TargetUse = TargetUse::None;
     type Options = Options;
-    type Data = Changes;
+    /// In the order of the parts that they are in.
+    type Data = Listing<Change, Summary>;
 
-    fn collect(run: &Run, options: &Options) -> Result<Gathered<Changes>, Failure> {
+    fn collect(run: &Run, options: &Options) -> Result<Gathered<Listing<Change, Summary>>, Failure> {
         let before = looks(run, &options.before)?;
         let after = looks(run, &options.after)?;
         let (mut rows, mut gaps, mut compared) = (Vec::new(), Vec::new(), Vec::new());
@@ -125,7 +103,7 @@ Of a step that looks several times the last look counts.
         let of = |what| rows.iter().filter(|row| row.what == what).map(|row| row.count.unwrap_or(1)).sum();
         let (appeared, went, changed) = (of(What::Appeared), of(What::Went), of(What::Changed));
         let summary = Summary { appeared, went, changed, same_life, compared };
-        Ok(Gathered { data: Changes(Listing { rows, summary }), gaps })
+        Ok(Gathered { data: Listing { rows, summary }, gaps })
     }
 }
 

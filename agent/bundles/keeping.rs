@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use agent_model::Text;
 use agent_output::{Ended, Printed};
 use agent_scenario::bundle::{self, Writer, artifact_path};
-use agent_session::{Entry, Limits, Session};
+use agent_session::{Entry, Ledger, Limits, Session};
 use agent_system::keep::OwnFile;
 use agent_system::{Command, Keep, Kept, clock, own};
 use anyhow::Context;
@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::scenarios::RUN;
 use crate::verdict::{AuditHead, Status};
-use crate::{cli, version};
+use crate::{audit, cli, resource, version};
 
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
@@ -42,6 +42,21 @@ struct State {
     accesses: Vec<u8>,
     /// Whether an envelope was left out because no more may be written.
     is_full: bool,
+    so_far: SoFar,
+}
+
+/// What is written of the audit and of what was touched while the command goes on: it is all that there is of both in a
+/// bundle that is cut off.
+#[derive(Debug, Default)]
+struct SoFar {
+    audit: audit::Kept,
+    ledger: Option<Arc<Ledger>>,
+    /// How many pieces there are.
+    pieces: usize,
+    /// What they have of the audit and of [`State::accesses`], in bytes, and of the entries that are still in the ledger.
+    audit_at: usize,
+    accesses_at: usize,
+    entries_at: usize,
 }
 
 /// Standard output: what is written is out.
@@ -109,17 +124,22 @@ pub(crate) fn open(
         removed: BTreeMap::new(),
         accesses: Vec::new(),
         is_full: false,
+        so_far: SoFar::default(),
     };
     Ok(Some(Arc::new(Bundle { state: Mutex::new(state), name })))
 }
 
-/// `INCIDENT__HOST__YYYYMMDDThhmmssZ__SESSION.dbg.tar.zst`: sorts by incident, place and time. The host is the pod.
+/// `INCIDENT__NAMESPACE__WORKLOAD__YYYYMMDDThhmmssZ__SESSION.dbg.tar.zst`: sorts by incident, place and time. What is not known
+/// is left out; where no workload is, it is the host, which is the pod.
 fn name(session: &Session, start: &str) -> String {
     let time: String =
         start.split('.').next().unwrap_or_default().chars().filter(|c| !matches!(c, '-' | ':' | 'Z')).collect();
     let info = session.info();
+    let told = resource::told();
+    let namespace = told.get(resource::NAMESPACE).map(String::as_str);
+    let workload = resource::WORKLOADS.iter().find_map(|key| told.get(*key)).cloned().unwrap_or_else(own::host_name);
     let incident = info.incident.as_ref().map(Text::as_str);
-    let parts = [incident, Some(own::host_name().as_str()), Some(&format!("{time}Z")), Some(info.id.as_str())]
+    let parts = [incident, namespace, Some(&workload), Some(&format!("{time}Z")), Some(info.id.as_str())]
         .into_iter()
         .flatten()
         .map(|part| {
@@ -168,16 +188,54 @@ impl State {
     }
 }
 
+impl State {
+    /// Writes what the audit and the access log have since the last time. Where there is no room the rest goes on.
+    fn write_so_far(&mut self) {
+        let lines = self.so_far.audit.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let audit = lines.get(self.so_far.audit_at..).unwrap_or_default();
+        let mut accesses = self.accesses.get(self.so_far.accesses_at..).unwrap_or_default().to_vec();
+        let entries = self.so_far.ledger.as_ref().map(|ledger| ledger.entries_from(self.so_far.entries_at));
+        let entries = entries.unwrap_or_default();
+        accesses.extend(access_lines(&entries));
+        let Some(writer) = &mut self.writer else { return };
+        for (name, bytes) in [(bundle::AUDIT, audit), (bundle::ACCESS, &accesses[..])] {
+            let path = bundle::piece_path(self.so_far.pieces, name);
+            if !bytes.is_empty() && writer.add(&path, NDJSON, bytes).is_err() {
+                return;
+            }
+        }
+        self.so_far.pieces += 1;
+        self.so_far.audit_at = lines.len();
+        self.so_far.accesses_at = self.accesses.len();
+        self.so_far.entries_at += entries.len();
+    }
+}
+
+/// The lines of the access log, as they are digested for the audit.
+fn access_lines(entries: &[Entry]) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for entry in entries {
+        let line = json!({"access": entry.access.as_str(), "path": Text::from(entry.path.as_str())});
+        lines.extend(line.to_string().bytes());
+        lines.push(b'\n');
+    }
+    lines
+}
+
 impl Keep for Bundle {
     fn artifact(&self, name: &str, envelope: &Value) -> io::Result<Kept> {
         let mut state = self.state();
         let kept = state.artifact(name, &serde_json::to_vec(envelope)?)?;
         state.removed(&envelope["redaction"]);
+        state.write_so_far();
         Ok(kept)
     }
 
     fn file(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
-        self.state().add(path, bytes).map(|_| ())
+        let mut state = self.state();
+        state.add(path, bytes)?;
+        state.write_so_far();
+        Ok(())
     }
 }
 
@@ -203,6 +261,9 @@ impl Bundle {
             let path = artifact_path(state.artifacts, &name);
             state.add_own(&path, &bytes)?;
             state.artifacts += 1;
+            if watched {
+                state.write_so_far();
+            }
         }
         state.removed(&serde_json::to_value(&envelope.redaction)?);
         state.about["window"]["end"] = envelope.observed.end.clone().into();
@@ -216,18 +277,25 @@ impl Bundle {
     /// Takes what was touched.
     pub(crate) fn touched(&self, entries: &[Entry]) {
         let mut state = self.state();
-        for entry in entries {
-            // As it is digested for the audit.
-            let line = json!({"access": entry.access.as_str(), "path": Text::from(entry.path.as_str())});
-            state.accesses.extend(line.to_string().bytes());
-            state.accesses.push(b'\n');
+        let known = state.so_far.entries_at.min(entries.len());
+        state.accesses.extend(access_lines(&entries[..known]));
+        if known > 0 {
+            (state.so_far.accesses_at, state.so_far.entries_at) = (state.accesses.len(), 0);
         }
+        state.accesses.extend(access_lines(&entries[known..]));
+    }
+
+    /// Says where the audit is, and what was touched, while the command goes on.
+    pub(crate) fn follow(&self, audit: audit::Kept, ledger: Arc<Ledger>) {
+        let mut state = self.state();
+        (state.so_far.audit, state.so_far.ledger) = (audit, Some(ledger));
     }
 
     /// What the audit says of each file so far.
     pub(crate) fn added(&self) -> Vec<Value> {
         let state = self.state();
-        let files = state.writer.iter().flat_map(Writer::files);
+        // Pieces of the audit are no evidence of their own.
+        let files = state.writer.iter().flat_map(Writer::files).filter(|file| !bundle::is_piece(&file.path));
         files.map(|file| json!({"path": file.path, "bytes": file.bytes, "sha256": file.sha256})).collect()
     }
 
@@ -237,27 +305,27 @@ impl Bundle {
         if self.name.is_some() { writer(&self.state()) } else { 0 }
     }
 
-    /// Closes it: the records of the audit and what they come to, if they are known, and how the command ended. Returns
-    /// what an audit says of it.
+    /// Closes it: what its audit comes to, if that is known, and how the command ended. Returns what an audit says of it.
     ///
     /// # Errors
     ///
     /// When it cannot be written.
-    pub(crate) fn close(&self, audit: (&[u8], Option<&AuditHead>), status: Status) -> io::Result<Value> {
+    pub(crate) fn close(&self, head: Option<&AuditHead>, status: Status) -> io::Result<Value> {
         let mut state = self.state();
         let Some(mut writer) = state.writer.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let before = writer.written_bytes();
         let redaction = json!({"removed": state.removed});
         writer.add_last(bundle::REDACTION, JSON, &serde_json::to_vec(&redaction)?)?;
         writer.add_last(bundle::ACCESS, NDJSON, &state.accesses)?;
-        if !audit.0.is_empty() {
-            writer.add_last(bundle::AUDIT, NDJSON, audit.0)?;
+        let audit = state.so_far.audit.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !audit.is_empty() {
+            writer.add_last(bundle::AUDIT, NDJSON, &audit)?;
         }
         let mut about = std::mem::take(&mut state.about);
         about.insert("exit".to_owned(), (status as u8).into());
         about.insert("complete".to_owned(), (!state.is_full).into());
         about.insert("volatile".to_owned(), json!(VOLATILE));
-        if let Some(head) = audit.1 {
+        if let Some(head) = head {
             about.insert("audit".to_owned(), serde_json::to_value(head)?);
         }
         let (bytes, sha256) = writer.end(about.into())?;

@@ -316,8 +316,20 @@ fn check_audit(bundle: &Bundle, witness: Option<&Head>, problems: &mut Vec<Probl
         if told.is_some() || witness.is_some() {
             tell(bundle::AUDIT, "it is not there".to_owned());
         }
-        return None;
+        // What was written of it before it was cut off.
+        let mut report = audit::verify(&bundle.pieces(bundle::AUDIT), None);
+        let chain = report.chains.pop()?;
+        if chain.verdict == audit::Verdict::Tampered || !report.chains.is_empty() {
+            tell(bundle::AUDIT, chain.why.clone().unwrap_or_else(|| "its pieces are no chain".to_owned()));
+        }
+        return Some(chain);
     };
+    for name in [bundle::AUDIT, bundle::ACCESS] {
+        let whole = bundle.file(name).map(|entry| entry.bytes.as_slice()).unwrap_or_default();
+        if !whole.starts_with(&bundle.pieces(name)) {
+            tell(name, "what was written of it on the way is something else".to_owned());
+        }
+    }
     let report = audit::verify(&entry.bytes, witness.or(told.as_ref()));
     let [chain] = &report.chains[..] else {
         tell(bundle::AUDIT, format!("it has {} chains, and not one", report.chains.len()));
@@ -374,7 +386,10 @@ fn missing(bundle: &Bundle) -> Vec<String> {
     let last = [bundle::REDACTION, bundle::ACCESS, bundle::AUDIT, bundle::MANIFEST];
     let first = is_run.then_some(bundle::FINDINGS);
     let gone = first.into_iter().chain(last).filter(|path| bundle.file(path).is_none());
-    missing.extend(gone.map(str::to_owned));
+    missing.extend(gone.map(|path| match bundle.pieces(path).iter().filter(|byte| **byte == b'\n').count() {
+        0 => path.to_owned(),
+        lines => format!("{path}: what came after {lines} lines"),
+    }));
     missing
 }
 

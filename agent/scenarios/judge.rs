@@ -1,6 +1,6 @@
 //! `judge`: the findings of evidence that was gathered before, offline.
 
-use agent_model::{Data, Finding, Gathered, Level, Listing};
+use agent_model::{Gathered, Level, Listing};
 use agent_scenario::{Evidence, Origin, built_in};
 use agent_system::collector::TargetUse;
 use agent_system::{Cause, Collector, Failure, Run};
@@ -9,7 +9,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{page, source};
+use super::page::{self, Findings, OfScenario};
+use super::source;
 use crate::bundles::{self, read};
 
 /// The collector of findings.
@@ -29,11 +30,6 @@ pub(crate) struct Options {
     scenario: Option<String>,
 }
 
-/// Findings.
-#[derive(Serialize, JsonSchema)]
-#[serde(transparent)]
-pub(crate) struct Judged(Listing<Finding, Summary>);
-
 /// By what was judged.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Summary {
@@ -46,21 +42,9 @@ pub(crate) struct Summary {
     same_scenario: bool,
 }
 
-impl Data for Judged {
-    fn row_count(&self) -> Option<usize> {
-        self.0.row_count()
-    }
-
-    fn row(&self, index: usize) -> Option<&dyn erased_serde::Serialize> {
-        self.0.row(index)
-    }
-
-    fn summary(&self) -> Option<&dyn erased_serde::Serialize> {
-        self.0.summary()
-    }
-
-    fn page(&self, width: usize) -> Option<String> {
-        Some(page::findings(&self.0.summary.scenario.name, &self.0.rows, width))
+impl OfScenario for Summary {
+    fn scenario(&self) -> &str {
+        &self.scenario.name
     }
 }
 
@@ -76,9 +60,9 @@ The same evidence and the same rules give the same findings, byte for byte.
   agent judge evidence.json --scenario own.yaml";
     const TARGET: TargetUse = TargetUse::None;
     type Options = Options;
-    type Data = Judged;
+    type Data = Findings<Summary>;
 
-    fn collect(run: &Run, options: &Options) -> Result<Gathered<Judged>, Failure> {
+    fn collect(run: &Run, options: &Options) -> Result<Gathered<Findings<Summary>>, Failure> {
         let mut evidence = match read::file(run, &options.file)? {
             read::File::Bundle(bundle) => read::evidence(&options.file, &read::good(&options.file, *bundle)?)?,
             read::File::Envelope(envelope) => evidence(&options.file, envelope)?,
@@ -105,7 +89,7 @@ The same evidence and the same rules give the same findings, byte for byte.
             scenario: origin,
         };
         let gaps = page::gaps(&rows).collect();
-        Ok(Gathered { data: Judged(Listing { rows, summary }), gaps })
+        Ok(Gathered { data: Findings(Listing { rows, summary }), gaps })
     }
 }
 

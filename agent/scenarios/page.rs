@@ -1,9 +1,50 @@
-//! Findings for a person: sentences, the worst first.
+//! Findings, and for a person: sentences, the worst first.
 
 use std::fmt::Write as _;
 
-use agent_model::{Finding, Gap, Level, Reason, Unseen};
+use agent_model::data::LeftOut;
+use agent_model::{Data, Finding, Gap, Level, Listing, Reason, Unseen};
+use schemars::JsonSchema;
+use serde::Serialize;
 use unicode_width::UnicodeWidthStr as _;
+
+/// Findings of a scenario, the worst first, and what is said of all of them.
+#[derive(Serialize, JsonSchema)]
+#[serde(transparent)]
+pub(crate) struct Findings<S>(pub(crate) Listing<Finding, S>);
+
+/// What is said of all findings.
+pub(crate) trait OfScenario: Serialize + Send + 'static {
+    /// The scenario's name.
+    fn scenario(&self) -> &str;
+
+    /// As [`Data::leave_out`]: what is found stays.
+    fn leave_out(&mut self) -> Option<LeftOut> {
+        None
+    }
+}
+
+impl<S: OfScenario> Data for Findings<S> {
+    fn row_count(&self) -> Option<usize> {
+        self.0.row_count()
+    }
+
+    fn row(&self, index: usize) -> Option<&dyn erased_serde::Serialize> {
+        self.0.row(index)
+    }
+
+    fn summary(&self) -> Option<&dyn erased_serde::Serialize> {
+        self.0.summary()
+    }
+
+    fn leave_out(&mut self, _: u64) -> Option<LeftOut> {
+        self.0.summary.leave_out()
+    }
+
+    fn page(&self, width: usize) -> Option<String> {
+        Some(findings(self.0.summary.scenario(), &self.0.rows, width))
+    }
+}
 
 /// The findings as a page of `width` columns.
 pub(crate) fn findings(title: &str, findings: &[Finding], width: usize) -> String {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agent_model::data::{LeftOut, json_bytes};
-use agent_model::{Data, Finding, Gap, Gathered, Level, Listing};
+use agent_model::{Finding, Gap, Gathered, Level, Listing};
 use agent_scenario::{Action, Evidence, Looks, Origin, Plan, PlannedStep, StepEnd, bundle};
 use agent_system::{Capability, Cause, Collector, Failure, Need, Run};
 use schemars::JsonSchema;
@@ -11,15 +11,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::host::{self, Performer};
-use super::{page, source};
+use super::page::{self, Findings, OfScenario};
+use super::source;
 
 /// The collector that runs others.
 pub(crate) struct RunScenario;
-
-/// Findings, and the evidence that they rest on.
-#[derive(Serialize, JsonSchema)]
-#[serde(transparent)]
-pub(crate) struct Report(Listing<Finding, Summary>);
 
 /// What was done and gathered.
 #[derive(Serialize, JsonSchema)]
@@ -32,32 +28,20 @@ pub(crate) struct Summary {
     evidence: Evidence,
 }
 
-impl Data for Report {
-    fn row_count(&self) -> Option<usize> {
-        self.0.row_count()
+impl OfScenario for Summary {
+    fn scenario(&self) -> &str {
+        &self.evidence.scenario.name
     }
 
-    fn row(&self, index: usize) -> Option<&dyn erased_serde::Serialize> {
-        self.0.row(index)
-    }
-
-    fn summary(&self) -> Option<&dyn erased_serde::Serialize> {
-        self.0.summary()
-    }
-
-    fn leave_out(&mut self, _: u64) -> Option<LeftOut> {
-        // The largest artifact: what is found stays.
-        let artifacts = self.0.summary.evidence.artifacts.iter_mut().enumerate();
+    fn leave_out(&mut self) -> Option<LeftOut> {
+        // The largest artifact.
+        let artifacts = self.evidence.artifacts.iter_mut().enumerate();
         let sized = artifacts
             .filter(|(_, artifact)| !artifact.envelope["data"].is_null())
             .map(|(index, artifact)| (json_bytes(&artifact.envelope).unwrap_or(0), std::cmp::Reverse(index), artifact));
         let (_, std::cmp::Reverse(index), artifact) = sized.max_by_key(|(bytes, index, _)| (*bytes, *index))?;
         artifact.envelope["data"] = Value::Null;
         Some(LeftOut::whole(format!("/summary/artifacts/{index}/envelope/data")))
-    }
-
-    fn page(&self, width: usize) -> Option<String> {
-        Some(page::findings(&self.0.summary.evidence.scenario.name, &self.0.rows, width))
     }
 }
 
@@ -92,13 +76,13 @@ Progress goes to standard error. Ctrl-C ends it with what was gathered by then.
     const NEEDS: &'static [Need] =
         &[Need::Stops, Need::Descriptors, Need::SocketDiagnostics, Need::Packets, Need::Interrupts];
     type Options = source::Chosen;
-    type Data = Report;
+    type Data = Findings<Summary>;
 
     fn lasts(options: &source::Chosen) -> Duration {
         options.lasts().unwrap_or(LONGEST)
     }
 
-    fn collect(run: &Run, options: &source::Chosen) -> Result<Gathered<Report>, Failure> {
+    fn collect(run: &Run, options: &source::Chosen) -> Result<Gathered<Findings<Summary>>, Failure> {
         let scenario = options.load(run)?;
         let plan = options.plan(&scenario)?;
         host::check(&plan)?;
@@ -117,7 +101,7 @@ Progress goes to standard error. Ctrl-C ends it with what was gathered by then.
             artifact.envelope = Value::Null;
         }
         let worst = rows.first().map(|finding| finding.level);
-        Ok(Gathered { data: Report(Listing { rows, summary: Summary { worst, evidence } }), gaps })
+        Ok(Gathered { data: Findings(Listing { rows, summary: Summary { worst, evidence } }), gaps })
     }
 }
 

@@ -13,6 +13,7 @@
 //! | `redaction.json` | how much is shown, and what was removed of all of it |
 //! | `access.ndjson` | each file, process and socket that was touched |
 //! | `audit.ndjson` | the signed chain of what was done |
+//! | `so-far/NNN-audit.ndjson`, `so-far/NNN-access.ndjson` | of a command that lasts: what both had by then, since the piece before |
 //! | `manifest.json` | the last: path, size and SHA-256 of each, and what the audit comes to |
 //!
 //! Bundles come from strangers: reading is bounded, follows nothing, and tells what is wrong.
@@ -27,7 +28,7 @@ pub use read::{Bundle, Entry, Fault, Problem, make_plain, read};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use shape::misfit;
-pub use write::{Writer, artifact_name, artifact_path};
+pub use write::{Writer, artifact_name, artifact_path, is_piece, piece_path};
 
 /// The `schema` of a manifest.
 pub const SCHEMA: &str = "agent.bundle/1";

@@ -32,6 +32,20 @@ pub struct Subject {
     pub records: Vec<Value>,
 }
 
+/// `text` as it can stand between tags; what `other` makes of each character that means nothing there.
+fn escaped(text: &str, other: impl Fn(char, &mut String)) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            c => other(c, &mut out),
+        }
+    }
+    out
+}
+
 /// One section.
 #[derive(Debug)]
 struct Section {

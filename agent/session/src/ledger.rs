@@ -224,6 +224,11 @@ impl Ledger {
         Accessed { count: log.counts.iter().sum(), sha256: crate::audit::hex(&hash.finalize()), kinds }
     }
 
+    /// The entries that are kept, from number `from` of them on.
+    pub fn entries_from(&self, from: usize) -> Vec<Entry> {
+        self.log().entries.as_ref().and_then(|entries| entries.get(from..)).unwrap_or_default().to_vec()
+    }
+
     /// Takes the entries kept so far, in the order of the accesses.
     pub fn take_entries(&self) -> Vec<Entry> {
         self.log().entries.as_mut().map_or_else(Vec::new, std::mem::take)

@@ -157,6 +157,12 @@ impl Bundle {
         self.problems.push(Problem { path, fault, why });
     }
 
+    /// The pieces of `name`, the audit or the access log, one behind the other: what there is of it where it was cut off.
+    pub fn pieces(&self, name: &str) -> Vec<u8> {
+        let is_of = |entry: &&Entry| super::is_piece(&entry.path) && entry.path.ends_with(&format!("-{name}"));
+        self.entries.iter().filter(is_of).flat_map(|entry| entry.bytes.iter().copied()).collect()
+    }
+
     /// The file at `path`.
     pub fn file(&self, path: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.path == path)

@@ -44,6 +44,19 @@ pub fn artifact_name(path: &str) -> Option<&str> {
     path.strip_prefix("artifacts/")?.strip_suffix(".json")?.split_once('-').map(|(_, name)| name)
 }
 
+/// Where the pieces are.
+const PIECES: &str = "so-far/";
+
+/// Where piece `number` of `name`, the audit or the access log, is in a bundle.
+pub fn piece_path(number: usize, name: &str) -> String {
+    format!("{PIECES}{number:03}-{name}")
+}
+
+/// Whether `path` is that of a piece of the audit or the access log.
+pub fn is_piece(path: &str) -> bool {
+    path.starts_with(PIECES)
+}
+
 impl Writer {
     /// Begins a bundle of at most about `most` bytes.
     pub fn new(out: Box<dyn Write + Send>, most: u64) -> Self {

@@ -73,21 +73,12 @@ fn write_table(page: &mut String, table: &Table) {
 
 /// Text that is nothing but text: no markup, no link, no picture, nobody's name.
 fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '@' => out.push_str("&#64;"),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '#' | '!' => {
-                out.push('\\');
-                out.push(c);
-            }
-            c if c.is_control() => out.push(' '),
-            c => out.push(c),
-        }
-    }
+    let shown = super::escaped(text, |c, out| match c {
+        '@' => out.push_str("&#64;"),
+        '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '#' | '!' => out.extend(['\\', c]),
+        c if c.is_control() => out.push(' '),
+        c => out.push(c),
+    });
     // An address would become a link.
-    out.replace("://", ":&#47;/")
+    shown.replace("://", ":&#47;/")
 }
