@@ -84,6 +84,8 @@ impl Elf {
     }
 }
 
+const NO_MINI: &str = "mini debug information that is none";
+
 /// Makes the files in `directory`.
 struct Maker<'a> {
     directory: &'a Path,
@@ -252,6 +254,18 @@ impl Maker<'_> {
         }
     }
 
+    fn mini_debug_information(&mut self) {
+        let about = NO_MINI;
+        let (path, offset) = self.compile(about, "through", "", &[]);
+        let section = path.with_extension("xz");
+        fs::write(&section, [7; 5000]).expect("a file");
+        let mut add = std::ffi::OsString::from("--add-section=.gnu_debugdata=");
+        add.push(&section);
+        let made = Command::new("objcopy").arg("--strip-all").arg(add).arg(&path).status().expect("objcopy");
+        assert!(made.success());
+        self.add(about, Then::Named, (path, offset));
+    }
+
     fn debug_links(&mut self) {
         self.linked("a debug link to a FIFO", Then::Named, |debug, _| {
             nix::unistd::mkfifo(debug, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
@@ -282,6 +296,7 @@ fn stacks_through_hostile_files_have_their_answers_and_the_others_too() {
     maker.debug_information();
     maker.names();
     maker.debug_links();
+    maker.mini_debug_information();
     maker.changed("cut to nothing after it was mapped", Then::Before, &[], |_| {});
     maker.changed("cut after its first page", Then::Before, &[], |elf| elf.0.resize(16 << 10, 0));
     // What is left of these is in memory: not their symbols, which nobody has mapped.
@@ -336,6 +351,9 @@ fn check(seen: &Value, files: &[Hostile], target: &Child) {
     assert_eq!(rows(seen).len(), files.len() + 1);
     let main = thread(seen, &json!(target.pid()));
     assert!(main["complete"] == true && functions(&main).iter().any(|name| name == "main"), "{main}");
+    let unread = files.iter().find(|file| file.about == NO_MINI).expect("a file").path.display().to_string();
+    let gaps = common::gaps_at(seen, "/rows/-/frames/-/function");
+    assert!(gaps.iter().any(|gap| gap["path"] == unread.as_str() && gap["reason"] == "incomplete"), "{gaps:?}");
     let threads = target.truth.iter().filter(|line| line["tid"].is_u64());
     for (file, said) in files.iter().zip(threads) {
         let row = thread(seen, &said["tid"]);

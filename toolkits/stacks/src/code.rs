@@ -5,6 +5,7 @@ mod differential;
 mod known;
 mod lines;
 mod mini;
+mod names;
 mod perf_map;
 mod section;
 mod units;
@@ -14,8 +15,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use agent_binaries::demangle::demangle;
-use agent_binaries::elf::{ElfFile, SymbolOrigin, SymbolTable, read_vec};
+use agent_binaries::elf::{ElfFile, Source as _, SymbolOrigin, SymbolTable};
 use agent_binaries::mapped::{self, Image, Layout, Mapped, OpenError, Opened};
 use agent_model::{Gap, Reason, Text};
 use agent_system::memory::Memory;
@@ -26,6 +26,7 @@ use crate::go::GoTable;
 use crate::unwind::{Module, Unwinder};
 use known::Identity;
 use lines::{Lines, NoLines};
+use names::{Named, Names, cut, mini_debug_info, shown};
 use perf_map::PerfMap;
 use section::Pages;
 
@@ -45,23 +46,6 @@ struct Code<'r> {
     is_limited: bool,
 }
 
-/// An ELF file and its function symbols.
-struct Named<'r> {
-    elf: ElfFile<Image<'r>>,
-    symbols: SymbolTable,
-}
-
-impl<'r> Named<'r> {
-    fn new(elf: ElfFile<Image<'r>>, most: usize) -> Self {
-        Self { symbols: elf.symbols_up_to(most), elf }
-    }
-
-    fn lookup(&self, svma: u64) -> Option<(String, u64)> {
-        let symbol = self.symbols.lookup(&self.elf, svma)?;
-        Some((symbol.name, symbol.offset))
-    }
-}
-
 /// Functions of all modules together that are known by their start, at 8 bytes.
 const MOST_SYMBOLS: usize = 3 << 20;
 /// Addresses whose names are kept: a process has some hundreds on its stacks.
@@ -69,35 +53,6 @@ const MOST_NAMES: usize = 4096;
 
 /// Bytes of names that are kept.
 const MOST_NAME_BYTES: usize = 4 << 20;
-/// Bytes of a name or a path that are shown. The longest name of libstdc++, LLVM and Node
-/// has 3,000 when it is demangled.
-const MOST_SHOWN: usize = 4096;
-
-/// A function's name, demangled, and no longer than is shown.
-fn shown(name: &str) -> Text {
-    cut(demangle(name).as_deref().unwrap_or(name).as_bytes())
-}
-
-/// `name`, if it is not longer than is shown; else its begin, and a mark.
-fn cut(name: &[u8]) -> Text {
-    match name.get(..MOST_SHOWN) {
-        Some(begin) if name.len() > MOST_SHOWN => Text::from(format!("{}…", String::from_utf8_lossy(begin)).as_str()),
-        _ => Text::from_bytes(name),
-    }
-}
-
-/// All that names the addresses of one module.
-struct Names<'r> {
-    /// Its own table, or what is left of it.
-    own: SymbolTable,
-    /// The file with its debug information, if it is another.
-    separate: Option<Named<'r>>,
-    /// Its mini debug information.
-    mini: Option<Named<'r>>,
-    go: Option<GoTable>,
-    lines: Option<Lines<'r>>,
-}
-
 /// What is known of an address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Name {
@@ -156,6 +111,8 @@ pub struct CodeMap<'r> {
     pages: Rc<Pages>,
     /// Functions that may still be known.
     symbols_left: usize,
+    /// Bytes of mini debug information that may still be held.
+    mini_left: usize,
     /// What was found before: threads have most of their addresses in common.
     known: HashMap<u64, Name>,
     known_bytes: usize,
@@ -186,6 +143,7 @@ impl<'r> CodeMap<'r> {
             perf_map: None,
             pages: Rc::default(),
             symbols_left: MOST_SYMBOLS,
+            mini_left: mini::MOST,
             known: HashMap::new(),
             known_bytes: 0,
             limits: Vec::new(),
@@ -380,7 +338,9 @@ impl<'r> CodeMap<'r> {
         }
         let most = names.separate.as_ref().map_or(most, |named| count(&named.symbols));
         if is_stripped && names.separate.is_none() && debug.mini_debug_info {
-            names.mini = mini_debug_info(opened).map(|elf| Named::new(elf, most));
+            let mini = mini_debug_info(opened, self.mini_left);
+            self.mini_left -= mini.as_ref().map_or(0, |elf| usize::try_from(elf.source().len()).unwrap_or(0));
+            names.mini = mini.map(|elf| Named::new(elf, most));
             names.mini.iter().for_each(|named| _ = count(&named.symbols));
         }
         if is_stripped && debug.go_function_table {
@@ -395,6 +355,15 @@ impl<'r> CodeMap<'r> {
         if names.is_truncated() {
             let detail = "it has more functions than are looked at: some of them have no name, or that of another";
             let gap = Gap::new("/rows/-/frames/-/function", Reason::LimitReached).path(path.clone());
+            self.limits.push(gap.detail(detail));
+        }
+        let unread = [
+            (names.separate.is_none() && names.mini.is_none() && debug.mini_debug_info, "mini debug information"),
+            (names.go.is_none() && debug.go_function_table, "table of Go functions"),
+        ];
+        for (_, what) in unread.into_iter().filter(|(is_unread, _)| *is_unread && is_stripped) {
+            let detail = format!("its {what} is too large, or not as it is known");
+            let gap = Gap::new("/rows/-/frames/-/function", Reason::Incomplete).path(path.clone());
             self.limits.push(gap.detail(detail));
         }
         match lines {
@@ -457,37 +426,5 @@ impl<'r> CodeMap<'r> {
             self.limits.push(gap().detail(detail));
         }
         std::mem::take(&mut self.limits)
-    }
-}
-
-/// The ELF file in `.gnu_debugdata`.
-fn mini_debug_info<'r>(opened: &Opened<'r>) -> Option<ElfFile<Image<'r>>> {
-    /// Bytes of it, compressed.
-    const MOST: u64 = 8 << 20;
-    let section = opened.elf.section(".gnu_debugdata").filter(|section| section.size <= MOST)?;
-    let packed = read_vec(&opened.image, section.offset, usize::try_from(section.size).ok()?).ok()?;
-    ElfFile::parse(Image::Copy(Arc::new(mini::unpack(&packed)?))).ok()
-}
-
-impl<'r> Names<'r> {
-    /// Whether a limit has cut one of its tables short.
-    fn is_truncated(&self) -> bool {
-        let others = [&self.separate, &self.mini].into_iter().flatten();
-        self.own.is_truncated() || others.into_iter().any(|named| named.symbols.is_truncated())
-    }
-
-    fn lookup(&self, elf: &ElfFile<Image<'r>>, svma: u64) -> Option<(String, u64)> {
-        let own = || self.own.lookup(elf, svma).map(|symbol| (symbol.name, symbol.offset));
-        if self.own.origin() == SymbolOrigin::Symtab {
-            return own();
-        }
-        let separate = self.separate.as_ref().and_then(|named| named.lookup(svma));
-        separate.or_else(|| self.go.as_ref()?.lookup(elf.source(), svma)).or_else(|| {
-            match (own(), self.mini.as_ref().and_then(|named| named.lookup(svma))) {
-                // Mini debug information leaves out what is exported: the nearer one counts.
-                (Some(own), Some(mini)) => Some(if own.1 <= mini.1 { own } else { mini }),
-                (own, mini) => own.or(mini),
-            }
-        })
     }
 }

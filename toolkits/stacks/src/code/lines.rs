@@ -8,9 +8,9 @@ use agent_binaries::mapped::Image;
 use agent_model::Text;
 use gimli::{AttributeValue, DebugInfoOffset, Dwarf, Reader as _, SectionId, Unit, UnitOffset};
 
+use super::names::{cut, shown};
 use super::section::{Bytes, Pages, Section};
 use super::units::Units;
-use super::{cut, shown};
 use crate::frame::Inlined;
 
 /// Bytes of debug sections of one module, as they are in the file, and when they are not compressed.
