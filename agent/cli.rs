@@ -54,6 +54,9 @@ pub(crate) struct Global {
     /// Keep a bundle of all that was seen and done in the session's directory, beside what is printed
     #[arg(long, global = true, value_name = "DIR", num_args = 0..=1, require_equals = true, default_missing_value = agent_system::keep::SESSION_DIRECTORY)]
     pub(crate) keep: Option<String>,
+    /// Read files of the target on network and FUSE file systems too, which may never answer
+    #[arg(long, global = true)]
+    pub(crate) remote_files: bool,
     /// Look at a recorded tree of /proc
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) proc: Option<String>,

@@ -401,6 +401,7 @@ fn look(
         stream: streamed
             .as_ref()
             .map(|(format, stream)| stream::to(format, stream, (most, &is_full), session.redactor(), command)),
+        remote_files: global.remote_files,
     };
     let mut printer = Printer { command, chosen, streamed };
     let is_json = printer.streamed.is_none() && printer.format() == cli::Chosen::Common(Format::Json);

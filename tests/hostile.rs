@@ -285,3 +285,41 @@ fn links_out_of_the_targets_root_are_not_followed() {
     let row = rows(&modules).iter().find(|row| row["path"].as_str().is_some_and(|path| path.ends_with("/program")));
     assert!(row.is_some_and(|row| row["type"] == "static"), "{modules}");
 }
+
+/// A dead server: whoever asks for anything of its file system waits as long as the target lives.
+#[test]
+fn a_file_system_that_does_not_answer_holds_nobody_up() {
+    let name = "a_file_system_that_does_not_answer_holds_nobody_up";
+    if !common::is_root() || !std::path::Path::new("/dev/fuse").exists() {
+        return skip(name, "a FUSE file system needs root and /dev/fuse");
+    }
+    let mut target = Child::start(&mut Command::new(agent_targets::build("hung", &["-O2"])));
+    let said: Value = serde_json::from_str(&target.line()).expect("JSON");
+    if let Some(reason) = said["unavailable"].as_str() {
+        return skip(name, reason);
+    }
+    assert_eq!(target.line(), "\"ready\"");
+    let pid = target.pid().to_string();
+    let path = said["path"].as_str().expect("a path");
+    for command in LOOKS.iter().chain(&["access", "profile"]) {
+        let mut limited = Command::new("timeout");
+        limited.args(["--signal=KILL", "40", AGENT, command, "--pid", &pid, "-o", "json"]);
+        limited.args(if *command == "profile" { &["--for", "300ms"][..] } else { &[] });
+        limited.args(if *command == "ps" { &["--details"][..] } else { &[] });
+        let answer = Answer::of(&mut limited);
+        assert!(matches!(answer.status, 0 | 3), "{command}: {}: {}", answer.status, answer.stderr);
+        let seen = answer.json();
+        let at = match *command {
+            "modules" => "/rows",
+            "snapshot" => "/modules/rows",
+            _ => continue,
+        };
+        let gaps = common::gaps_at(&seen, at);
+        let told = gaps.iter().find(|gap| gap["path"].as_str().is_some_and(|shown| shown.ends_with(path)));
+        let told = told.unwrap_or_else(|| panic!("{command} does not say that {path} was not read: {gaps:?}"));
+        assert!(told["detail"].as_str().is_some_and(|text| text.contains("--remote-files")), "{told}");
+    }
+    let fds = common::json(["fds", "--pid", &pid, "--allow-gaps"]);
+    let row = common::row(&fds, "fd", said["fd"].clone());
+    assert_eq!(row["target"], said["path"], "{row}");
+}

@@ -182,6 +182,7 @@ impl Performer<'_> {
             // The process was confined to these for good when the run began.
             capabilities: RunScenario::CAPABILITIES.iter().copied().collect(),
             needs: RunScenario::NEEDS.to_vec(),
+            remote_files: self.run.remote_files(),
             ..agent_system::Plan::default()
         };
         // It gets into sentences, and these are shown as they are.

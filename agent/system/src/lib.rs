@@ -37,6 +37,7 @@ pub mod own_file;
 pub mod pagemap;
 pub mod parallel;
 pub mod parse;
+mod patience;
 pub mod probe;
 pub mod proc;
 pub mod rights;

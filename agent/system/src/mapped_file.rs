@@ -7,9 +7,10 @@ use agent_session::Access;
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, AsRawFd};
 
+use crate::patience::Far;
 use crate::proc::is_regular;
 use crate::root::TargetFile;
-use crate::{Cause, Failure, Process};
+use crate::{Cause, Errno, Failure, Process};
 
 impl<'r> Process<'r> {
     /// Opens the file that its executable is (`/proc/PID/exe`), even a deleted one.
@@ -41,12 +42,22 @@ impl<'r> Process<'r> {
         self.permit(Access::Open, name)?;
         let fail = |errno| self.failure(name, Cause::Os(errno));
         let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let remote = self.run().remote(self);
+        let leads_to = self.link(name).unwrap_or_default();
+        let is_out_of_reach = remote.is_out_of_reach(&leads_to);
         let found = rustix::fs::openat(self.fd(), name, flags, Mode::empty()).map_err(fail)?;
-        is_regular(&found).map_err(|_| self.failure(name, Cause::Malformed("not a regular file")))?;
-        let itself = format!("/proc/self/fd/{}", found.as_fd().as_raw_fd());
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = rustix::fs::openat(rustix::fs::CWD, itself, flags, Mode::empty()).map_err(fail)?;
+        let opened = move || {
+            if is_out_of_reach {
+                return Err(Errno::REMOTE.into());
+            }
+            is_regular(&found).map_err(|_| Cause::Malformed("not a regular file"))?;
+            let itself = format!("/proc/self/fd/{}", found.as_fd().as_raw_fd());
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+            Ok(rustix::fs::openat(rustix::fs::CWD, itself, flags, Mode::empty())?)
+        };
+        let fd = remote.ask(&leads_to, opened).map_err(|cause| self.failure(name, cause))?;
         let path = Text::from_bytes(format!("{}/{name}", self.path()).as_bytes());
-        TargetFile::of(self.run(), path, self.pid(), fd).map_err(|cause| self.failure(name, cause))
+        let far = Far::of(&remote, &leads_to);
+        TargetFile::of(self.run(), path, self.pid(), fd, far).map_err(|cause| self.failure(name, cause))
     }
 }

@@ -1,14 +1,16 @@
 //! Files of the target, through its root directory.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use agent_model::Text;
 use agent_session::Access;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::patience::Far;
 use crate::proc::is_regular;
-use crate::walk::{Links, open_below};
+use crate::walk::{Links, open_around, open_below};
 use crate::{Cause, Failure, Process, Run};
 
 /// A regular file of the target, open for reading.
@@ -17,7 +19,9 @@ pub struct TargetFile<'r> {
     run: &'r Run,
     path: Text,
     pid: u32,
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
+    /// Where somebody else answers for its file system.
+    far: Option<Far>,
     /// Its length in bytes when it was opened.
     pub length: u64,
     /// The device that its file system is on, as stat(2) gives it.
@@ -41,13 +45,17 @@ impl<'r> Process<'r> {
         let fail = |cause: Cause| Failure { path: Text::from_bytes(&shown), cause, pid: Some(self.pid()) };
         self.run().permit(Access::Open, &Text::from_bytes(&shown)).map_err(|refusal| fail(refusal.into()))?;
         let root = self.root_directory()?;
-        let (fd, stat) = open_regular(&root, path, Links::InRoot).map_err(fail)?;
+        let remote = self.run().remote(self);
+        let (asked, guard) = (path.to_vec(), Arc::clone(&remote));
+        let open = move || open_regular(&root, &asked, Links::InRoot, &|place| guard.is_closed(place));
+        let (fd, stat) = remote.ask(path, open).map_err(fail)?;
         let device = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
         Ok(TargetFile {
             run: self.run(),
             path: Text::from_bytes(&shown),
             pid: self.pid(),
-            fd,
+            fd: Arc::new(fd),
+            far: Far::of(&remote, path),
             length: u64::try_from(stat.st_size).unwrap_or(0),
             device,
             inode: stat.st_ino,
@@ -83,8 +91,9 @@ pub(crate) fn open_regular(
     directory: &OwnedFd,
     path: &[u8],
     links: Links,
+    is_closed: &dyn Fn(&[u8]) -> bool,
 ) -> Result<(OwnedFd, rustix::fs::Stat), Cause> {
-    let found = open_below(directory, path, OFlags::PATH, links)?;
+    let found = open_around(directory, path, OFlags::PATH, links, is_closed)?;
     let no_file = |_| Cause::Malformed("not a regular file");
     is_regular(&found).map_err(no_file)?;
     // Reopen just this file: its path may lead elsewhere by now.
@@ -96,6 +105,12 @@ pub(crate) fn open_regular(
 }
 
 impl Process<'_> {
+    /// Whether `path` lies on a file system that is not asked, since it may never answer, or that has not answered. What
+    /// is mapped of it may not be read either: for what is not in memory the kernel would ask.
+    pub fn is_out_of_reach(&self, path: &[u8]) -> bool {
+        self.run().remote(self).is_out_of_reach(path)
+    }
+
     /// Whether the file `path`, as the process would see it, is the inode `inode`. It
     /// is not opened.
     pub fn has_in_root(&self, path: &[u8], inode: u64) -> bool {
@@ -105,9 +120,18 @@ impl Process<'_> {
         }
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let root = rustix::fs::openat(self.fd(), &*self.place("root"), flags | OFlags::DIRECTORY, Mode::empty());
-        root.and_then(|root| open_below(root, path, flags, Links::InRoot))
-            .and_then(rustix::fs::fstat)
-            .is_ok_and(|stat| stat.st_ino == inode)
+        let Ok(root) = root else { return false };
+        self.stat_below(root, path).is_ok_and(|stat| stat.st_ino == inode)
+    }
+
+    fn stat_below(&self, root: OwnedFd, path: &[u8]) -> Result<rustix::fs::Stat, Cause> {
+        let remote = self.run().remote(self);
+        let (asked, guard) = (path.to_vec(), Arc::clone(&remote));
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let is_closed = move |place: &[u8]| guard.is_closed(place);
+        remote.ask(path, move || {
+            Ok(open_around(root, &asked, flags, Links::InRoot, &is_closed).and_then(rustix::fs::fstat)?)
+        })
     }
 }
 
@@ -138,11 +162,10 @@ impl Process<'_> {
         let fail = |cause: Cause| Failure { path: Text::from_bytes(&shown), cause, pid: Some(self.pid()) };
         self.run().permit(Access::Attributes, &Text::from_bytes(&shown)).map_err(|refusal| fail(refusal.into()))?;
         let root = self.root_directory()?;
-        let found = open_below(&root, path, OFlags::PATH | OFlags::CLOEXEC, Links::InRoot).and_then(rustix::fs::fstat);
-        let stat = match found {
+        let stat = match self.stat_below(root, path) {
             Ok(stat) => stat,
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            Err(errno) => return Err(fail(errno.into())),
+            Err(Cause::Os(Errno::NOENT | Errno::NOTDIR)) => return Ok(None),
+            Err(cause) => return Err(fail(cause)),
         };
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => "file",
@@ -165,12 +188,26 @@ impl Process<'_> {
 
 impl<'r> TargetFile<'r> {
     /// The regular file that `fd` is open on.
-    pub(crate) fn of(run: &'r Run, path: Text, pid: u32, fd: OwnedFd) -> Result<Self, Cause> {
+    pub(crate) fn of(run: &'r Run, path: Text, pid: u32, fd: OwnedFd, far: Option<Far>) -> Result<Self, Cause> {
         let stat = is_regular(&fd).map_err(|_| Cause::Malformed("not a regular file"))?;
         let device = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
         let length = u64::try_from(stat.st_size).unwrap_or(0);
-        Ok(Self { run, path, pid, fd, length, device, inode: stat.st_ino })
+        Ok(Self { run, path, pid, fd: Arc::new(fd), far, length, device, inode: stat.st_ino })
     }
+}
+
+/// Reads at `offset` until `buffer` is full or the file ends.
+fn read_full(fd: &OwnedFd, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match rustix::io::pread(fd, &mut buffer[done..], offset.saturating_add(done as u64)) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(done)
 }
 
 impl TargetFile<'_> {
@@ -186,17 +223,21 @@ impl TargetFile<'_> {
     ///
     /// When reading fails.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Failure> {
-        let mut done = 0;
-        while done < buffer.len() {
-            match rustix::io::pread(&self.fd, &mut buffer[done..], offset.saturating_add(done as u64)) {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(Errno::INTR) => {}
-                Err(errno) => {
-                    return Err(Failure { path: self.path.clone(), cause: errno.into(), pid: Some(self.pid) });
-                }
+        let fail = |cause| Failure { path: self.path.clone(), cause, pid: Some(self.pid) };
+        let done = match &self.far {
+            None => read_full(&self.fd, offset, buffer).map_err(|errno| fail(errno.into()))?,
+            Some(far) => {
+                let (fd, mut room) = (Arc::clone(&self.fd), vec![0; buffer.len()]);
+                let read = move || {
+                    let done = read_full(&fd, offset, &mut room)?;
+                    room.truncate(done);
+                    Ok(room)
+                };
+                let bytes = far.remote.ask(&far.path, read).map_err(fail)?;
+                buffer[..bytes.len()].copy_from_slice(&bytes);
+                bytes.len()
             }
-        }
+        };
         self.run.ledger().read(done);
         Ok(done)
     }

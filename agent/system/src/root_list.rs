@@ -1,12 +1,13 @@
 //! Directories of the target, through its root directory.
 
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 use agent_model::Text;
 use agent_session::Access;
 use rustix::fs::{OFlags, RawDir};
 
-use crate::walk::{Links, open_below};
+use crate::walk::{Links, open_around};
 use crate::{Cause, Failure, Process};
 
 impl Process<'_> {
@@ -22,7 +23,10 @@ impl Process<'_> {
         self.run().permit(Access::List, &Text::from_bytes(&shown)).map_err(|refusal| fail(refusal.into()))?;
         let root = self.root_directory()?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let list = open_below(&root, path, flags, Links::InRoot).map_err(|errno| fail(errno.into()))?;
+        let remote = self.run().remote(self);
+        let (asked, guard) = (path.to_vec(), Arc::clone(&remote));
+        let list = move || Ok(open_around(&root, &asked, flags, Links::InRoot, &|place| guard.is_closed(place))?);
+        let list = remote.ask(path, list).map_err(fail)?;
         let mut buffer = vec![MaybeUninit::<u8>::uninit(); 32 << 10];
         let mut entries = RawDir::new(list, &mut buffer);
         let mut names = Vec::new();

@@ -14,6 +14,7 @@ use crate::format::Stream;
 use crate::gate::{self, Subject};
 use crate::memo::Memo;
 use crate::parse;
+use crate::patience::Remote;
 use crate::rights::{Approach, Rights};
 use crate::{Capabilities, Directory, Failure, Keep, Need, Process, allocator, clock, confine, own, proc, stop};
 
@@ -43,6 +44,8 @@ pub struct Plan {
     pub stream: Option<Stream>,
     /// Where evidence is kept beside the answer.
     pub keep: Option<Arc<dyn Keep>>,
+    /// Whether files of the target are read as well that lie on network and FUSE file systems, which may never answer.
+    pub remote_files: bool,
 }
 
 /// The one value through which a command touches the world.
@@ -75,6 +78,9 @@ pub struct Run {
     held: AtomicU32,
     held_since_us: AtomicU64,
     memo: Memo,
+    /// By pid: what its mounts are.
+    remotes: Mutex<HashMap<u32, Arc<Remote>>>,
+    remote_files: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -112,6 +118,8 @@ impl Run {
             held: AtomicU32::new(0),
             held_since_us: AtomicU64::new(0),
             memo: Memo::default(),
+            remotes: Mutex::default(),
+            remote_files: plan.remote_files,
         };
         if run.looks_in {
             let mut rights = Rights::now()?;
@@ -381,6 +389,24 @@ impl Run {
 
     fn may_trace(&self) -> bool {
         self.rights().is_some_and(|rights| rights.effective.has(crate::Capability::SYS_PTRACE))
+    }
+
+    /// As [`Plan::remote_files`].
+    pub fn remote_files(&self) -> bool {
+        self.remote_files
+    }
+
+    /// The file systems of `process` that may not answer.
+    pub(crate) fn remote(&self, process: &Process<'_>) -> Arc<Remote> {
+        if !self.live {
+            return Arc::default();
+        }
+        if let Some(known) = lock(&self.remotes).get(&process.pid()) {
+            return Arc::clone(known);
+        }
+        let remote = Arc::new(Remote::of(process, self.remote_files));
+        lock(&self.remotes).insert(process.pid(), Arc::clone(&remote));
+        remote
     }
 
     /// What is known of `pid` as the other side of an access check.

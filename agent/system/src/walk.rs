@@ -40,7 +40,22 @@ const LONGEST: usize = 4096;
 /// As open(2); ELOOP for a link where none may be, or too many, and EXDEV for a path
 /// that leads out where it may not.
 pub(crate) fn open_below(root: impl AsFd, path: &[u8], flags: OFlags, links: Links) -> Result<OwnedFd, Errno> {
+    open_around(root, path, flags, links, &|_| false)
+}
+
+/// As [`open_below`], but never touches a place for which `is_closed` says so: EREMOTE. It is told each place by its path
+/// from the root, without links.
+pub(crate) fn open_around(
+    root: impl AsFd,
+    path: &[u8],
+    flags: OFlags,
+    links: Links,
+    is_closed: &dyn Fn(&[u8]) -> bool,
+) -> Result<OwnedFd, Errno> {
     let root = root.as_fd();
+    // Where `above` has come to, and how long that was at each of them.
+    let mut place = Vec::new();
+    let mut lengths = Vec::new();
     let mut above: Vec<OwnedFd> = Vec::new();
     // The last component stands first.
     let mut rest = Vec::new();
@@ -51,7 +66,14 @@ pub(crate) fn open_below(root: impl AsFd, path: &[u8], flags: OFlags, links: Lin
             if above.pop().is_none() && links != Links::InRoot {
                 return Err(Errno::XDEV);
             }
+            place.truncate(lengths.pop().unwrap_or(0));
             continue;
+        }
+        let before = place.len();
+        place.push(b'/');
+        place.extend_from_slice(name.as_bytes());
+        if is_closed(&place) {
+            return Err(Errno::REMOTE);
         }
         let at = above.last().map_or(root, AsFd::as_fd);
         let is_last = rest.is_empty();
@@ -61,6 +83,7 @@ pub(crate) fn open_below(root: impl AsFd, path: &[u8], flags: OFlags, links: Lin
             Ok(found) if links == Links::NoneNorMounts && device(&found)? != device(root)? => return Err(Errno::XDEV),
             Ok(found) if !is_last => {
                 above.push(found);
+                lengths.push(before);
                 continue;
             }
             // With O_PATH the link itself is opened.
@@ -72,12 +95,15 @@ pub(crate) fn open_below(root: impl AsFd, path: &[u8], flags: OFlags, links: Lin
         let Some(target) = (if matches!(error, Errno::LOOP | Errno::NOTDIR) { link(at, &name) } else { None }) else {
             return Err(error);
         };
+        place.truncate(before);
         followed += 1;
         if links != Links::InRoot || followed > MOST_LINKS {
             return Err(Errno::LOOP);
         }
         if target.first() == Some(&b'/') {
             above.clear();
+            lengths.clear();
+            place.clear();
         }
         put_before(&mut rest, &target)?;
     }
@@ -185,6 +211,22 @@ mod tests {
             assert_eq!(read(&root, path, Links::None), Err(Errno::LOOP), "{path}");
         }
         assert_eq!(read(&root, "usr/lib/libc.so", Links::None).as_deref(), Ok("inside"));
+    }
+
+    #[test]
+    fn a_closed_place_is_not_touched_by_whatever_way() {
+        let (_kept, root) = tree();
+        let open = |path: &str, closed: &str| {
+            let closed = closed.as_bytes().to_vec();
+            open_around(&root, path.as_bytes(), OFlags::RDONLY, Links::InRoot, &|place| place == closed).map(drop)
+        };
+        for path in ["usr/lib/libc.so", "lib/libc.so", "abs", "lib/back", "usr/../lib/../lib/libc.so"] {
+            assert_eq!(open(path, "/usr/lib"), Err(Errno::REMOTE), "{path}");
+            assert_eq!(open(path, "/usr/lib/libc.so"), Err(Errno::REMOTE), "{path}");
+            assert_eq!(open(path, "/usr/li"), Ok(()), "{path}");
+        }
+        assert_eq!(open("secret", "/usr"), Ok(()));
+        assert_eq!(open("usr/up", "/secret"), Err(Errno::REMOTE));
     }
 
     #[test]

@@ -254,6 +254,10 @@ pub fn open<'r>(
         return Ok(Opened { elf, image, from_memory: false, file_failure: None, replaced });
     }
     let Some(memory) = memory else { return Err(failure.into()) };
+    if process.is_out_of_reach(&mapped.path) {
+        mapped.pieces.iter().for_each(|piece| memory.avoid(piece.avma.clone()));
+        return Err(failure.into());
+    }
     let image = Image::Memory { memory: Arc::clone(memory), avma: extent(mapped) };
     match ElfFile::parse_mapped(image.clone(), mapped.start()) {
         Ok(elf) => Ok(Opened { elf, image, from_memory: true, file_failure: Some(failure), replaced }),
