@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use common::{Answer, Child, agent, rows};
 use serde_json::{Value, json};
@@ -102,6 +103,47 @@ fn two_of_a_kind_are_compared_by_what_they_have_and_not_by_numbers() {
     let told = diff(&before, &after);
     let appeared: u64 = of(&told, "appeared", "/rows").iter().map(|row| row["count"].as_u64().unwrap_or(1)).sum();
     assert!(appeared > 0 && of(&told, "went", "/rows").is_empty(), "{told}");
+}
+
+/// A server with five clients, who are in the same process, on loopback of a network namespace of its own.
+const SERVER: &str = "
+import socket, sys, time
+listener = socket.create_server(('127.0.0.1', 18080))
+kept = []
+for _ in range(5):
+    kept.append(socket.create_connection(('127.0.0.1', 18080)))
+    kept.append(listener.accept()[0])
+print('\"ready\"', flush=True)
+time.sleep(1000)";
+
+#[test]
+fn connections_of_two_pods_are_compared_by_the_ports_that_are_listened_on() {
+    let name = "connections_of_two_pods_are_compared";
+    if !common::is_root() {
+        return common::skip(name, "a network namespace needs root");
+    }
+    if !common::has_tool("python3") || !common::has_tool("ip") {
+        return common::skip(name, "there is no python3, or no ip");
+    }
+    let pod = || {
+        let mut command = Command::new("unshare");
+        let script = "ip link set lo up; exec python3 -c \"$S\"";
+        Child::ready(command.args(["-n", "sh", "-c", script]).env("S", SERVER))
+    };
+    let looks = Looks::new();
+    let look = |name: &str, pod: &Child| {
+        let pid = pod.pid().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &pid, "-n", common::AGENT, "sockets", "--pid", &pid, "-o", "json", "--allow-gaps"]);
+        looks.write(name, &Answer::of(&mut command).stdout)
+    };
+    let (one, other) = (pod(), pod());
+    let told = diff(&look("one.json", &one), &look("other.json", &other));
+    assert_eq!(told["data"]["summary"]["same_life"], false);
+    // Ten connections, of whose ports nine are not the same.
+    for what in ["appeared", "went", "changed"] {
+        assert!(of(&told, what, "/rows").is_empty(), "{what}: {}", told["data"]["rows"]);
+    }
 }
 
 #[test]

@@ -49,6 +49,11 @@ pub const ALIKE: &str = "x-alike";
 /// The members of a row that mean nothing in another life: addresses, inodes, times.
 pub const LIFE: &str = "x-life";
 
+/// The members of a row that name the two ends of a connection: local address and port, remote address and port. In another
+/// life, or in another pod, the port that was only lent to one of them for this connection (ip(7), ip_local_port_range) and our own
+/// address mean nothing: it is known by the port that is listened on.
+pub const ENDS: &str = "x-ends";
+
 /// The extension key that names the field by whose value a column is indented,
 /// so that a table can draw a tree: `#[schemars(extend("x-tree" = "depth"))]`.
 pub const TREE: &str = "x-tree";

@@ -4,9 +4,9 @@
 //! life of the same program, or another pod of the same deployment, [`agent_model::ALIKE`] does, and [`agent_model::LIFE`] names
 //! what means nothing there. Rows of one identity are counted: two before and three after are one that appeared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use agent_model::{ALIKE, KEY, LIFE};
+use agent_model::{ALIKE, ENDS, KEY, LIFE};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -127,6 +127,58 @@ pub(crate) struct Identity {
     ignored: Vec<String>,
     /// What says what it is, beside the key.
     alike: Vec<String>,
+    /// Of connections in another life, their ends.
+    ends: Option<Ends>,
+}
+
+/// The ends of connections.
+#[derive(Debug)]
+struct Ends {
+    local_address: String,
+    local_port: String,
+    remote_address: String,
+    remote_port: String,
+    /// The ports on which rows without a peer are found.
+    listening: BTreeSet<u64>,
+}
+
+/// Where ports begin that are lent for one connection, if nobody has set that (net.ipv4.ip_local_port_range).
+const LENT: u64 = 32_768;
+
+impl Ends {
+    fn of(names: &[String]) -> Option<Self> {
+        let [local_address, local_port, remote_address, remote_port] = names else { return None };
+        Some(Self {
+            local_address: local_address.clone(),
+            local_port: local_port.clone(),
+            remote_address: remote_address.clone(),
+            remote_port: remote_port.clone(),
+            listening: BTreeSet::new(),
+        })
+    }
+
+    /// The ports of `row`: ours, and the peer's.
+    fn ports(&self, row: &Value) -> (Option<u64>, Option<u64>) {
+        (row[&self.local_port].as_u64(), row[&self.remote_port].as_u64().filter(|port| *port > 0))
+    }
+
+    /// Takes note of the ports that `rows` listen on.
+    fn listen(&mut self, rows: &[Value]) {
+        let ports = rows.iter().map(|row| self.ports(row));
+        let found: Vec<u64> = ports.filter_map(|(local, remote)| local.filter(|_| remote.is_none())).collect();
+        self.listening.extend(found);
+    }
+
+    /// The port by which `row` is known: of a connection that which somebody listens on.
+    fn port<'a>(&'a self, row: &Value) -> Option<&'a String> {
+        match self.ports(row) {
+            (None, None) => None,
+            (Some(_), None) => Some(&self.local_port),
+            (Some(local), Some(_)) if self.listening.contains(&local) => Some(&self.local_port),
+            (Some(local), Some(remote)) if local < LENT && remote >= LENT => Some(&self.local_port),
+            (_, Some(_)) => Some(&self.remote_port),
+        }
+    }
 }
 
 impl Identity {
@@ -147,19 +199,42 @@ impl Identity {
         if same_life {
             let alike = names(ALIKE).unwrap_or_default();
             let alike = alike.into_iter().filter(|name| !key.contains(name)).collect();
-            return Some(Self { key, ignored: Vec::new(), alike });
+            return Some(Self { key, ignored: Vec::new(), alike, ends: None });
         }
         let mut ignored = names(LIFE).unwrap_or_default();
-        let alike = names(ALIKE).unwrap_or_else(|| key.clone());
+        let mut alike = names(ALIKE).unwrap_or_else(|| key.clone());
         // What is alike but for the kernel's numbers is the same.
         ignored.extend(key.into_iter().chain(alike.iter().cloned()));
-        Some(Self { key: alike, ignored, alike: Vec::new() })
+        let ends = names(ENDS).as_deref().and_then(Ends::of);
+        if let Some(ends) = &ends {
+            alike.retain(|name| *name != ends.local_port && *name != ends.remote_port);
+            // Of what has no peer it is a fact.
+            ignored.retain(|name| *name != ends.local_address);
+        }
+        Some(Self { key: alike, ignored, alike: Vec::new(), ends })
+    }
+
+    /// The same, for rows of both lists: which ports somebody listens on is seen in them.
+    pub(crate) fn among(mut self, old: &[Value], new: &[Value]) -> Self {
+        if let Some(ends) = &mut self.ends {
+            ends.listen(old);
+            ends.listen(new);
+        }
+        self
+    }
+
+    /// The members of a row known by `key` that are not compared.
+    fn ignored_of(&self, key: &Map<String, Value>) -> Vec<String> {
+        let connected = self.ends.iter().filter(|ends| key.contains_key(&ends.remote_address));
+        let own = connected.flat_map(|ends| [&ends.local_address, &ends.local_port]);
+        self.ignored.iter().chain(own).cloned().collect()
     }
 
     /// By what `row` is known.
     pub(crate) fn of(&self, row: &Value) -> Map<String, Value> {
         let member = |path: &String| Some((path.clone(), at(row, path, self.ignored.is_empty())?));
-        self.key.iter().filter_map(member).collect()
+        let port = self.ends.as_ref().and_then(|ends| ends.port(row));
+        self.key.iter().chain(port).filter_map(member).collect()
     }
 
     /// What `row` is.
@@ -204,6 +279,10 @@ fn property<'a>(root: &'a Value, schema: Option<&'a Value>, name: &str) -> Optio
     own.or_else(|| schema.get("additionalProperties").filter(|others| others.is_object()))
 }
 
+fn in_list(list: &Value, name: &str) -> bool {
+    list.as_array().is_some_and(|names| names.iter().any(|one| one == name))
+}
+
 /// The members below `key` as they stand in a pointer.
 fn below(at: &str, key: &str) -> String {
     format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"))
@@ -242,7 +321,9 @@ impl Differ<'_> {
         match (before, after) {
             (Value::Object(old), Value::Object(new)) => {
                 let names = new.keys().chain(old.keys().filter(|name| !new.contains_key(*name)));
-                for member in names.filter(|member| !ignored.contains(member)) {
+                let life = schema.filter(|_| !self.same_life).and_then(|schema| resolved(self.root, schema)?.get(LIFE));
+                let means_nothing = |member: &String| life.is_some_and(|life| in_list(life, member));
+                for member in names.filter(|member| !ignored.contains(member) && !means_nothing(member)) {
                     let path = if name.is_empty() { member.clone() } else { format!("{name}/{member}") };
                     let schema = property(self.root, schema, member);
                     let pair = (old.get(member).unwrap_or(&Value::Null), new.get(member).unwrap_or(&Value::Null));
@@ -250,7 +331,7 @@ impl Differ<'_> {
                 }
             }
             (Value::Array(old), Value::Array(new)) => match Identity::of_items(self.root, schema, self.same_life) {
-                Some(identity) => self.list(at, key, &identity, schema, (old, new)),
+                Some(identity) => self.list(at, key, &identity.among(old, new), schema, (old, new)),
                 None => members.push(member(name, before, after)),
             },
             _ => members.push(member(name, before, after)),
@@ -267,13 +348,14 @@ impl Differ<'_> {
     ) {
         let item = schema.and_then(|list| resolved(self.root, list)).and_then(|list| list.get("items"));
         for Group { key, mut before, mut after } in groups(identity, (old, new)) {
+            let ignored = identity.ignored_of(&key);
             let mut full = of.clone();
             full.extend(key);
-            pair_equal(&mut before, &mut after, &identity.ignored);
+            pair_equal(&mut before, &mut after, &ignored);
             let pairs = before.len().min(after.len());
             for (old, new) in before.drain(..pairs).zip(after.drain(..pairs)) {
                 let mut members = Vec::new();
-                self.members(at, "", (&full, &identity.ignored), item, (old, new), &mut members);
+                self.members(at, "", (&full, &ignored), item, (old, new), &mut members);
                 if !members.is_empty() {
                     self.tell((What::Changed, at), (&full, identity.is(new)), members, (None, 1));
                 }

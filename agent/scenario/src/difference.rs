@@ -11,7 +11,9 @@ pub(crate) fn of<'a>(before: &Seen<'a>, after: &Seen<'a>, schemas: Schemas) -> R
     let identity = match (&before.value, &after.value) {
         (Value::Json(before), Value::Json(after)) => {
             let schema = after["schema"].as_str().and_then(|name| schemas.get(name));
-            schema.and_then(|schema| Identity::of_rows(&schema, is_same_life(before, after)))
+            let identity = schema.and_then(|schema| Identity::of_rows(&schema, is_same_life(before, after)));
+            let rows = |envelope: &'a Json| envelope["data"]["rows"].as_array().map_or(&[][..], Vec::as_slice);
+            identity.map(|identity| identity.among(rows(before), rows(after)))
         }
         _ => None,
     };

@@ -42,6 +42,7 @@ pub struct Sockets;
 
 /// Totals over the sockets listed, and where they come from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(extend("x-life" = ["network_namespace"]))]
 pub struct Summary {
     /// How many there are.
     pub sockets: u64,

@@ -72,6 +72,55 @@ fn in_another_life_rows_are_known_by_what_they_are() {
 }
 
 #[test]
+fn connections_of_another_pod_are_known_by_the_port_that_is_listened_on() {
+    let schema = |_: &str| {
+        let row = json!({
+            "x-key": ["inode"], "x-alike": ["state", "remote_address", "remote_port"], "x-life": ["inode"],
+            "x-ends": ["local_address", "local_port", "remote_address", "remote_port"]
+        });
+        Some(json!({"properties": {"data": {"properties": {"rows": {"type": "array", "items": row}}}}}))
+    };
+    let pod = |address: &str, client: u64, rows: &[(u64, &str, u64)]| {
+        let mut all =
+            vec![json!({"state": "listen", "local_address": "0.0.0.0", "local_port": 50051, "inode": client})];
+        for (at, (local_port, remote_address, remote_port)) in rows.iter().enumerate() {
+            all.push(json!({"state": "established", "local_address": address, "local_port": local_port,
+                "remote_address": remote_address, "remote_port": remote_port, "inode": client + at as u64}));
+        }
+        json!({"schema": "agent.sockets/1", "resource": {"host.name": address}, "data": {"rows": all}})
+    };
+    // Two clients of it, even on a high port, and two connections of its own to a database: all ports that are lent differ.
+    let rows = |lent: u64| {
+        [
+            (50051, "10.0.0.9", lent),
+            (50051, "10.0.0.9", lent + 1),
+            (lent, "10.0.0.5", 5432),
+            (lent + 1, "10.0.0.5", 5432),
+        ]
+    };
+    let one = pod("10.1.0.1", 7, &rows(40_000));
+    let told = |other: &Value| {
+        let changes = of("sockets", &one, other, Schemas(Some(schema)));
+        changes.iter().map(|one| (one.what, Value::Object(one.key.clone()).to_string(), one.count)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&pod("10.1.0.2", 90, &rows(51_000))), []);
+    // One more of each, and another database.
+    let more =
+        [&rows(52_000)[..], &[(50051, "10.0.0.9", 61_000), (61_001, "10.0.0.5", 5432), (61_002, "10.0.0.5", 6379)]];
+    let appeared = |port: &str| {
+        let address = if port.starts_with("\"local") { "10.0.0.9" } else { "10.0.0.5" };
+        let state = "\"state\":\"established\"";
+        (What::Appeared, format!("{{{state},\"remote_address\":\"{address}\",{port}}}"), None)
+    };
+    let expected = ["\"local_port\":50051", "\"remote_port\":5432", "\"remote_port\":6379"].map(appeared);
+    assert_eq!(told(&pod("10.1.0.2", 90, &more.concat())), expected);
+    // What it listens on is a fact.
+    let mut local = pod("10.1.0.2", 90, &rows(53_000));
+    local["data"]["rows"][0]["local_address"] = "127.0.0.1".into();
+    assert_eq!(told(&local).len(), 1);
+}
+
+#[test]
 fn totals_are_told_with_deltas_and_lists_in_rows_with_the_key_of_their_row() {
     let mut after = envelope(5, json!([{"fd": 3, "watches": [{"fd": 9}, {"fd": 8}]}]));
     after["data"]["summary"] = json!({"open": 5, "kinds": {"file": 1, "pipe": 2}});

@@ -129,8 +129,12 @@ fn time_us(value: &Value) -> Option<u64> {
     u64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_micros()).ok()
 }
 
-fn milliseconds(microseconds: u64) -> Cell {
-    Cell::Number(format!("{}.{:01} ms", microseconds / 1000, microseconds % 1000 / 100))
+/// A time, in milliseconds or, of ten seconds and more, in seconds.
+fn time(microseconds: u64) -> Cell {
+    Cell::Number(match microseconds {
+        0..10_000_000 => format!("{}.{} ms", microseconds / 1000, microseconds % 1000 / 100),
+        _ => format!("{}.{} s", microseconds / 1_000_000, microseconds % 1_000_000 / 100_000),
+    })
 }
 
 fn timeline(subject: &Subject) -> Option<Section> {
@@ -148,14 +152,14 @@ fn timeline(subject: &Subject) -> Option<Section> {
     let first = spans.iter().map(|span| span.2).chain(window("start")).min()?;
     let last = spans.iter().map(|span| span.3).chain(window("end")).max()?;
     let all = last.saturating_sub(first).max(1);
-    let at = |time: u64| thousandths(time.saturating_sub(first), all);
+    let at = |moment: u64| thousandths(moment.saturating_sub(first), all);
     let row = |(name, what, start, end, stopped): (String, String, u64, u64, u64)| {
         vec![
             Cell::text(name),
             Cell::text(what),
-            milliseconds(start.saturating_sub(first)),
-            milliseconds(end.saturating_sub(start)),
-            if stopped > 0 { milliseconds(stopped) } else { Cell::text("") },
+            time(start.saturating_sub(first)),
+            time(end.saturating_sub(start)),
+            if stopped > 0 { time(stopped) } else { Cell::text("") },
             Cell::Bar(at(start), at(end).max(at(start) + 2).min(1000)),
         ]
     };
@@ -197,9 +201,7 @@ fn tree(subject: &Subject) -> Option<Section> {
             Cell::text(word(&row["state"])),
             Cell::count(row["threads"].as_u64().unwrap_or(0)),
             Cell::bytes(row["rss_bytes"].as_u64().unwrap_or(0)),
-            milliseconds(
-                row["cpu_user_us"].as_u64().unwrap_or(0).saturating_add(row["cpu_system_us"].as_u64().unwrap_or(0)),
-            ),
+            time(row["cpu_user_us"].as_u64().unwrap_or(0).saturating_add(row["cpu_system_us"].as_u64().unwrap_or(0))),
             Cell::text(command),
         ]
     };
@@ -272,11 +274,19 @@ fn sockets(subject: &Subject) -> Option<Section> {
     let (_, data) = of_kind(subject, "sockets").pop()?;
     let mut states: BTreeMap<(String, String), u64> = BTreeMap::new();
     let mut peers: BTreeMap<(String, String, String), u64> = BTreeMap::new();
+    let listens = |row: &&Value| row["state"] == "listen";
+    let listening: Vec<u64> = rows(data).iter().filter(listens).filter_map(|row| row["local_port"].as_u64()).collect();
     for row in rows(data) {
         let (protocol, state) = (word(&row["protocol"]), word(&row["state"]));
         *states.entry((protocol.clone(), state.clone())).or_default() += 1;
         if let Some(address) = row["remote_address"].as_str() {
-            let port = row["remote_port"].as_u64().map(|port| format!(" port {port}")).unwrap_or_default();
+            // The ports of those who connect to us are lent to them.
+            let port = row["local_port"].as_u64().filter(|port| listening.contains(port));
+            let port = match (port, row["remote_port"].as_u64()) {
+                (Some(port), _) => format!(" to our port {port}"),
+                (None, Some(port)) => format!(" port {port}"),
+                (None, None) => String::new(),
+            };
             *peers.entry((protocol, state, format!("{address}{port}"))).or_default() += 1;
         }
     }

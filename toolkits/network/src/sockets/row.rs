@@ -18,6 +18,7 @@ use super::tcp::{Name, Tcp};
 #[schemars(extend(
     "x-key" = ["protocol", "inode", "local_address", "local_port", "remote_address", "remote_port", "path", "abstract_name"],
     "x-alike" = ["protocol", "state", "remote_address", "remote_port", "path"],
+    "x-ends" = ["local_address", "local_port", "remote_address", "remote_port"],
     "x-life" = ["cookie", "owners", "cgroup_id", "peer_inode", "peer_owners", "file_inode", "file_device", "port_id"]
 ))]
 pub struct Row<'a> {

@@ -11,6 +11,7 @@ use super::bytes::{u16_at, u32_at, u64_at};
 /// stand here only with `--info`. They come in the order of their names, which is
 /// that of the digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(extend("x-life" = ["min_rtt_us", "receive_rtt_us", "rto_us", "rtt_us", "rtt_var_us"]))]
 pub struct Tcp {
     /// The largest segment that we told the peer to send, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
