@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_model::data::was_refused;
-use agent_model::{Reason, RedactionLevel, SessionInfo};
+use agent_model::{Gap, Reason, RedactionLevel, SessionInfo};
 use agent_output::Printed;
 use agent_session::audit::{At, Chain, Data, Head, Kind, Unrecorded, Witness};
 use agent_session::redact::Redactor;
@@ -236,14 +236,18 @@ impl<'a> Action<'a> {
         witness: &'a mut dyn Witness,
         number: u64,
         command: &str,
-        argv: &[String],
+        (actor, argv): (Option<&str>, &[String]),
         redactor: &Redactor,
     ) -> Result<Self, Unrecorded> {
         if redactor.level() == RedactionLevel::Off {
             // An action of its own: a grant will say whether it is allowed.
             witness.record(Kind::AuthzAllow, data(json!({"action": number, "redaction": "off"})))?;
         }
-        let intent = json!({"action": number, "command": command, "argv": argv});
+        let mut intent = json!({"action": number, "command": command, "argv": argv});
+        // In the session of a hold somebody else may look than who has opened it.
+        if let Some(actor) = actor {
+            intent["actor"] = actor.into();
+        }
         witness.record(Kind::ActionStart, data(intent))?;
         let written_before = agent_output::written_bytes();
         Ok(Self { witness, number, envelopes: 0, gaps: 0, digest: None, written_before, told: Vec::new() })
@@ -258,10 +262,19 @@ impl<'a> Action<'a> {
         self.envelopes += 1;
         self.gaps = envelope.gaps.len();
         self.digest = Some(envelope.digest.clone());
-        if !was_refused(&envelope.gaps) {
+        self.refused(&envelope.gaps)
+    }
+
+    /// Records the limits and rules by which something was cut off, of `gaps`: those of an envelope, or why there is none.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be recorded.
+    pub(crate) fn refused(&mut self, gaps: &[Gap]) -> Result<(), Unrecorded> {
+        if !was_refused(gaps) {
             return Ok(());
         }
-        for gap in &envelope.gaps {
+        for gap in gaps {
             let kind = match gap.reason {
                 Reason::LimitReached => Kind::LimitHit,
                 Reason::RefusedByPolicy => Kind::AuthzDeny,

@@ -291,7 +291,8 @@ fn recorded(
     let (id, ledger) = (session.info().id.clone(), session.share_ledger());
     let redactor = std::sync::Arc::clone(session.redactor());
     let argv = argv(command, &redactor);
-    let mut action = match audit::Action::start(audit, number, command.name, &argv[1.min(argv.len())..], &redactor) {
+    let who = (how.global.actor.as_deref(), &argv[1.min(argv.len())..]);
+    let mut action = match audit::Action::start(audit, number, command.name, who, &redactor) {
         Ok(action) => action,
         Err(error) => {
             agent_output::tell(&error.to_string());
@@ -334,7 +335,7 @@ pub(crate) fn open_session(
     link: Option<&Link>,
 ) -> anyhow::Result<(Session, [u8; 32])> {
     let identity = match link {
-        Some(link) => link.identity()?,
+        Some(link) => link.identity(global.actor.as_deref())?,
         None => Identity::new(&global.session.clone().unwrap_or_else(new_session_id))?
             .incident(global.incident.as_deref())?
             .actor(global.actor.as_deref())?
@@ -431,7 +432,11 @@ fn look(
     match looked {
         Ok(()) => Ok(worst),
         Err(Stopped { status: Status::Failed, words, .. }) => Err(anyhow::anyhow!(words)),
-        Err(Stopped { status, words, .. }) => {
+        Err(Stopped { status, words, gap }) => {
+            // There is no envelope to say so.
+            if let Some(gap) = gap {
+                action.refused(&[redactor.gap(&gap)])?;
+            }
             agent_output::tell(&redactor.text(redact::Class::Text, &words));
             Ok(status)
         }

@@ -74,6 +74,9 @@ fn commands_are_part_of_the_session_that_is_held() {
     let ps = exec(&pod, &hold, &["ps"]);
     assert_eq!(ps.exit_code, 0, "{}", ps.stderr_text());
     assert!(!ps.stderr_text().contains("session.open"), "the audit is the hold's: {}", ps.stderr_text());
+    // Somebody else may look.
+    let other = answer(&exec(&pod, &hold, &["ps", "--actor", "grace"]));
+    assert_eq!((&other["session"]["actor"], &other["session"]["id"]), (&json!("grace"), &answer(&ps)["session"]["id"]));
     let fds = exec(&pod, &hold, &["fds"]);
     let (ps, fds) = (answer(&ps), answer(&fds));
     let session = &ps["session"];
@@ -84,10 +87,12 @@ fn commands_are_part_of_the_session_that_is_held() {
     assert_eq!((other.exit_code, other.stdout_text().is_empty()), (2, true), "{}", other.stderr_text());
     let status = answer(&exec(&pod, &hold, &["status"]));
     let summary = &status["data"]["summary"];
-    assert_eq!((&summary["commands"], &summary["running"], &summary["strangers"]), (&json!(4), &json!(1), &json!(0)));
+    assert_eq!((&summary["commands"], &summary["running"], &summary["strangers"]), (&json!(5), &json!(1), &json!(0)));
     assert!(summary["left_us"].as_u64().is_some_and(|left| left < 300_000_000 && left > 100_000_000), "{summary}");
     let states: Vec<&Value> = rows(&status).iter().map(|row| &row["state"]).collect();
-    assert_eq!(states, ["exit 0", "exit 0", "lost", "running"]);
+    assert_eq!(states, ["exit 0", "exit 0", "exit 0", "lost", "running"]);
+    let actors: Vec<&Value> = rows(&status).iter().map(|row| &row["actor"]).collect();
+    assert_eq!(actors, ["ada", "grace", "ada", "ada", "ada"]);
     assert_eq!(rows(&status)[0]["argv"], json!(["ps"]));
     let end = exec(&pod, &hold, &["end"]);
     assert_eq!(end.exit_code, 0, "{}", end.stderr_text());
@@ -98,13 +103,13 @@ fn commands_are_part_of_the_session_that_is_held() {
     assert_eq!((found.chains.len(), found.chains[0].verdict), (1, Verdict::Whole));
     assert_eq!(receipt["audit"]["count"], records.len());
     assert_eq!(receipt["audit"]["head"], records.last().expect("records")["hash"]);
-    assert_eq!((&receipt["session"], &receipt["commands"]), (&session["id"], &json!(5)));
+    assert_eq!((&receipt["session"], &receipt["commands"]), (&session["id"], &json!(6)));
     assert!(records.iter().all(|record| record["session"] == session["id"]));
     let started: Vec<&Value> =
         of_kind(&records, "action.start").iter().map(|record| &record["data"]["command"]).collect();
-    assert_eq!(started, ["ps", "fds", "status", "end"]);
+    assert_eq!(started, ["ps", "ps", "fds", "status", "end"]);
     let digests: Vec<&Value> = of_kind(&records, "action.end").iter().map(|record| &record["data"]["digest"]).collect();
-    assert_eq!(digests[..2], [&ps["digest"], &fds["digest"]]);
+    assert_eq!([digests[0], digests[2]], [&ps["digest"], &fds["digest"]]);
     assert_eq!(of_kind(&records, "session.close")[0]["data"]["why"], "agent end");
 }
 

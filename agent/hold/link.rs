@@ -116,17 +116,17 @@ impl Link {
         self.welcome.action
     }
 
-    /// The session's marks.
+    /// The session's marks, with `own` as who looks: it may be somebody else than who has opened the session.
     ///
     /// # Errors
     ///
     /// When they are none: the hold is of another version.
-    pub(crate) fn identity(&self) -> anyhow::Result<Identity> {
+    pub(crate) fn identity(&self, own: Option<&str>) -> anyhow::Result<Identity> {
         let of = |text: &Option<String>| text.clone();
         let Welcome { id, incident, actor, traceparent, .. } = &self.welcome;
         Ok(Identity::new(id)?
             .incident(of(incident).as_deref())?
-            .actor(of(actor).as_deref())?
+            .actor(own.or(actor.as_deref()))?
             .traceparent(of(traceparent).as_deref())?
             .expires(self.welcome.expires.clone()))
     }

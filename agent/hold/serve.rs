@@ -187,6 +187,7 @@ impl Shared {
             began: clock::rfc3339(clock::wall_us()),
             pid: peer.map(|peer| peer.pid),
             uid: peer.map(|peer| peer.uid),
+            actor: self.welcome.actor.clone(),
             state: "running".to_owned(),
             argv: Vec::new(),
         });

@@ -177,6 +177,8 @@ impl State {
                 let argv = argv.collect();
                 if let Some(past) = self.past.iter_mut().find(|past| past.action == action) {
                     past.argv = argv;
+                    let actor = data.get("actor").and_then(Value::as_str);
+                    past.actor = actor.map(|actor| actor.chars().take(128).collect()).or(past.actor.take());
                 }
             }
             Kind::ActionEnd => {

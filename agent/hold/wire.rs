@@ -138,6 +138,9 @@ pub(crate) struct Past {
     /// Its user ID.
     #[schemars(extend("x-column" = "UID"))]
     pub(crate) uid: Option<u32>,
+    /// Who has looked, as they say.
+    #[schemars(extend("x-column" = "ACTOR", "x-class" = "word"))]
+    pub(crate) actor: Option<String>,
     /// How it ended: an exit status, `running`, or `lost` where it went away without a word.
     #[schemars(extend("x-column" = "STATE", "x-class" = "word"))]
     pub(crate) state: String,
