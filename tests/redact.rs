@@ -85,6 +85,8 @@ fn planted_secrets_reach_no_output() {
     let off = common::run(["ps", "--pid", &pid, "--redact", "off"]);
     assert!(off.text().contains(CANARY.as_str()) && !off.audit.contains(CANARY.as_str()));
     assert!(off.audit.contains("authz.allow"), "{}", off.audit);
+    let off = common::json(["ps", "--pid", &pid, "--redact", "off", "-o", "json"]);
+    assert_eq!((&off["redaction"]["level"], &off["redaction"]["removed"]), (&"off".into(), &serde_json::json!({})));
 }
 
 #[test]

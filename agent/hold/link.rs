@@ -40,7 +40,11 @@ pub(crate) struct Refused(pub(crate) String);
 
 /// The hold of this container that takes commands, if there is one.
 pub(super) fn alive() -> Option<Place> {
-    Place::read().filter(|place| matches!(greet(place), Ok(Some(_))))
+    let place = Place::read()?;
+    // A channel is never closed by itself, and who says no more would be taken for a stranger.
+    let (channel, _) = greet(&place).ok()??;
+    channel.end();
+    Some(place)
 }
 
 /// Connects and has the hold prove what it is; `None` when nobody takes connections.
@@ -61,7 +65,10 @@ fn greet(place: &Place) -> Result<Option<(Channel, String)>, Refused> {
         let answer = say(&channel, &ToHold::Hello { nonce: nonce.clone() }).ok().and_then(|()| hear(&channel));
         match answer {
             Some(answer) => break (channel, answer),
-            None if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+            None if Instant::now() < until => {
+                channel.end();
+                std::thread::sleep(Duration::from_millis(10));
+            }
             None => return Err(refused("the hold does not answer")),
         }
     };
@@ -102,7 +109,10 @@ pub(crate) fn join(command: &str, level: RedactionLevel) -> Result<Option<Link>,
             }
             Some(FromHold::Refused { words }) => return Err(Refused(words)),
             // As in `greet`: a command that was welcomed is heard.
-            None if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+            None if Instant::now() < until => {
+                channel.end();
+                std::thread::sleep(Duration::from_millis(10));
+            }
             _ => {
                 return Err(Refused("the hold does not let this command begin, and does not say why".to_owned()));
             }
