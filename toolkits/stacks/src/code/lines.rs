@@ -244,6 +244,12 @@ impl<'r> Lines<'r> {
                 found.push((depth, entry.offset(), self.call_site(unit, &entry)));
             } else if holds && !is_inlined {
                 found = vec![(depth, entry.offset(), Place::default())];
+            } else if found.is_empty()
+                && let Some(AttributeValue::UnitRef(next)) = entry.attr_value(gimli::DW_AT_sibling)
+                && next > entries.next_offset()
+            {
+                // What this one holds is of no use.
+                entries = unit.entries_raw(Some(next))?;
             }
         }
         let named = found.into_iter().map(|(_, at, from)| Call { function: self.function(unit, at), from });

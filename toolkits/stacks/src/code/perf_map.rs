@@ -6,14 +6,16 @@ use agent_system::parse::hex;
 
 /// Bytes of a map that are read. What stands behind them has no name.
 const MOST_BYTES: u64 = 16 << 20;
+/// Functions of a map that are kept, at 16 bytes. A large JVM has some 100,000.
+const MOST_ENTRIES: usize = 1 << 19;
 
 /// One function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
     start: u64,
-    size: u64,
-    /// Where its name is in the text.
-    name: (u32, u32),
+    size: u32,
+    /// Where its name is in the text: up to the end of its line.
+    name: u32,
 }
 
 /// The functions of one map, by address.
@@ -37,14 +39,15 @@ impl PerfMap {
         let mut text = vec![0; file.length.min(MOST_BYTES) as usize];
         let read = file.read_at(0, &mut text).unwrap_or(0);
         text.truncate(read);
-        let truncated = file.length > MOST_BYTES;
-        Self { truncated, ..Self::parse(text) }
+        let map = Self::parse(text);
+        Self { truncated: map.truncated || file.length > MOST_BYTES, ..map }
     }
 
     /// Lines of `START SIZE NAME`, both numbers in hex. A line that is none is left
     /// out; of two for one address the later counts: the code was replaced.
     fn parse(text: Vec<u8>) -> Self {
         let mut entries: Vec<Entry> = Vec::new();
+        let mut truncated = false;
         let mut begin = 0;
         for line in text.split_inclusive(|byte| *byte == b'\n') {
             let start = begin;
@@ -55,12 +58,17 @@ impl PerfMap {
             let (Some(address), Some(size)) = (hex(without_prefix(address)), hex(without_prefix(size))) else {
                 continue;
             };
+            if entries.len() == MOST_ENTRIES {
+                truncated = true;
+                break;
+            }
             let at = start + line.len() - name.len();
-            entries.push(Entry { start: address, size, name: (at as u32, name.len() as u32) });
+            let size = u32::try_from(size).unwrap_or(u32::MAX);
+            entries.push(Entry { start: address, size, name: at as u32 });
         }
         // Stable: the later one of two comes last.
         entries.sort_by_key(|entry| entry.start);
-        Self { text, entries, truncated: false }
+        Self { text, entries, truncated }
     }
 
     /// The name of the function that holds `avma`, and how far into it that is.
@@ -68,9 +76,10 @@ impl PerfMap {
         /// Old code may lie under new: how many are looked at.
         const STEPS: usize = 16;
         let after = self.entries.partition_point(|entry| entry.start <= avma);
-        let entry = self.entries[..after].iter().rev().take(STEPS).find(|entry| avma - entry.start < entry.size)?;
-        let (at, length) = (entry.name.0 as usize, entry.name.1 as usize);
-        Some((self.text.get(at..at + length)?, avma - entry.start))
+        let entry =
+            self.entries[..after].iter().rev().take(STEPS).find(|entry| avma - entry.start < u64::from(entry.size))?;
+        let name = self.text.get(entry.name as usize..)?.split(|byte| *byte == b'\n').next()?;
+        Some((name, avma - entry.start))
     }
 }
 
@@ -90,6 +99,15 @@ mod tests {
         assert_eq!(map.lookup(0x7f19), Some((&b"LazyCompile:~add /app/x.js:3"[..], 0x19)));
         assert_eq!(map.lookup(0x800f), Some((&b"py::f:/x.py"[..], 15)));
         assert_eq!((map.lookup(0x8010), map.lookup(0)), (None, None));
+    }
+
+    #[test]
+    fn of_more_functions_than_are_kept_the_first_are() {
+        let line = |n: usize| format!("{:x} 10 f{n}\n", n * 16);
+        let map = PerfMap::parse((0..MOST_ENTRIES + 10).map(line).collect::<String>().into_bytes());
+        assert!(map.truncated);
+        assert_eq!(map.lookup(16 * 1000 + 3), Some((&b"f1000"[..], 3)));
+        assert_eq!(map.lookup((MOST_ENTRIES as u64 + 5) * 16), None);
     }
 
     #[test]
