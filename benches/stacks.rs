@@ -38,6 +38,14 @@ fn main() {
             Command::new("eu-stack").args(["-p", &pid]),
         );
     }
+    // Without the debug information of the C library, which is decompressed for lines where it is installed.
+    for threads in ["50", "500"] {
+        let mut command = Command::new(agent_targets::build("threads", &["-O2", "-static"]));
+        let target = Target::new(command.arg(threads));
+        let pid = target.pid();
+        let name = format!("{threads} blocked, static: eu-stack");
+        compare(&name, &pid, &[], Command::new("eu-stack").args(["-p", &pid]));
+    }
     let py_spy = py_spy();
     for threads in [50, 500] {
         let script = format!(

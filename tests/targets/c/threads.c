@@ -200,6 +200,7 @@ static void prepare(void)
     struct epoll_event events = {.events = EPOLLIN};
     char page[4096] = {0}, directory[] = "/tmp/threads.XXXXXX";
     pid_t parent = getpid();
+    int held;
 
     if (pipe2(empty_pipe, O_CLOEXEC) != 0 || pipe2(full_pipe, O_CLOEXEC | O_NONBLOCK) != 0)
         fail("pipe2");
@@ -226,12 +227,16 @@ static void prepare(void)
         for (;;)
             pause();
     }
-    /* A FIFO that only those who wait for it can reach. */
+    /* A FIFO without a name: whoever is stopped as it waits for it must find it again. */
     if (mkdtemp(directory) == NULL)
         fail(directory);
     snprintf(fifo, sizeof fifo, "%s/fifo", directory);
     if (mkfifo(fifo, 0600) != 0)
         fail(fifo);
+    held = open(fifo, O_PATH | O_CLOEXEC);
+    if (held < 0 || unlink(fifo) != 0 || rmdir(directory) != 0)
+        fail(fifo);
+    snprintf(fifo, sizeof fifo, "/proc/self/fd/%d", held);
 }
 
 int main(int argc, char **argv)
@@ -239,7 +244,6 @@ int main(int argc, char **argv)
     size_t count = argc > 1 ? strtoul(argv[1], NULL, 10) : 500;
     struct worker *workers = calloc(count, sizeof *workers);
     pthread_attr_t attributes;
-    char *slash;
 
     if (workers == NULL)
         fail("calloc");
@@ -259,11 +263,6 @@ int main(int argc, char **argv)
             usleep(1000);
         await_call(workers[i].tid, workers[i].kind->number);
     }
-    /* They wait for it already, and by its inode. */
-    unlink(fifo);
-    slash = strrchr(fifo, '/');
-    *slash = '\0';
-    rmdir(fifo);
     for (size_t i = 0; i < count; i++)
         say("{'tid':%d,'name':'%.15s','syscall':'%s','number':%ld,"
             "'chain':['%s','inner_step','outer_step','worker_main']}",

@@ -21,8 +21,8 @@ const KEPT: usize = 128;
 /// States of the decompressor that are kept of all sections together, at 43 KiB.
 const MOST_MARKS: usize = 64;
 /// Of one section, and how many bytes there are between two of them at least.
-const MARKS: usize = 16;
-const LEAST_SPACING: usize = 256 << 10;
+const MARKS: usize = 32;
+const LEAST_SPACING: usize = 128 << 10;
 /// Bytes that are read and decompressed at most for all names of one command. A page
 /// that is still there counts as a sixteenth.
 const MOST_WORK: u64 = 1 << 30;
@@ -151,7 +151,7 @@ struct Packed {
 
 impl Packed {
     fn new(packed: u64, size: usize) -> Self {
-        let start = Mark { state: InflateState::new_boxed(DataFormat::Zlib), input: 0, output: 0 };
+        let start = Mark { state: InflateState::new_boxed(DataFormat::ZLibIgnoreChecksum), input: 0, output: 0 };
         let spacing = (size / MARKS).max(LEAST_SPACING);
         Self { size: packed, spacing, now: start, marks: Vec::new() }
     }
@@ -170,7 +170,7 @@ impl Packed {
         if self.now.output > start || self.now.output < nearest_at {
             self.now = match nearest {
                 Some(mark) => mark.clone(),
-                None => Mark { state: InflateState::new_boxed(DataFormat::Zlib), input: 0, output: 0 },
+                None => Mark { state: InflateState::new_boxed(DataFormat::ZLibIgnoreChecksum), input: 0, output: 0 },
             };
         }
         let end = start.saturating_add(wanted);
