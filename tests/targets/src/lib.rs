@@ -118,8 +118,8 @@ mod tests {
     #[test]
     fn every_program_is_built_without_warnings_and_says_that_it_is_ready() {
         assert!(names().len() >= 12, "{:?}", names());
-        // It stands between two interfaces, which its arguments name.
-        for name in names().into_iter().filter(|name| name != "shaper") {
+        // Their arguments name the interfaces that one stands between, and which of its states the other is to be in.
+        for name in names().into_iter().filter(|name| !["shaper", "odd"].contains(&name.as_str())) {
             for flags in [&["-O0"][..], &["-O2", "-fomit-frame-pointer"], &["-O2", "-static"]] {
                 let program = build(&name, flags);
                 // Without standard input it ends when it has said all.
