@@ -87,9 +87,18 @@ fn hidepid_is_told_and_is_no_empty_list() {
         assert_eq!((&gaps[0]["needs"], &gaps[0]["detail"]), (&json!(["hidepid"]), &json!(detail)));
         assert!(gaps[0]["remedy"].as_str().unwrap().contains("--profile=general"));
 
-        let answer = hidden(&space, &installed, level, &["ps", "--pid", "1"]).unwrap();
-        assert_eq!((answer.status, answer.stdout.as_slice()), (5, &b""[..]));
-        assert!(answer.stderr.contains("hidepid"), "{}", answer.stderr);
+        // No command takes a hidden target for one that is not there, or for one without anything.
+        for command in ["ps", "fds", "maps", "limits", "env", "stacks", "modules", "snapshot", "profile"] {
+            let answer = hidden(&space, &installed, level, &[command, "--pid", "1"]).unwrap();
+            assert_eq!((answer.status, answer.stdout.as_slice()), (5, &b""[..]), "{command}");
+            assert!(answer.stderr.contains("hidepid"), "{command}: {}", answer.stderr);
+        }
+        // Its own user's processes are there.
+        let own = ours["pid"].as_u64().unwrap().to_string();
+        for command in ["fds", "maps", "limits", "env"] {
+            let answer = hidden(&space, &installed, level, &[command, "--pid", &own]).unwrap();
+            assert!(matches!(answer.status, 0 | 3), "{command}: {}", answer.stderr);
+        }
     }
     // Root sees all of them through it.
     let script = "mount -t proc -o hidepid=2 proc /proc; exec \"$@\"";
