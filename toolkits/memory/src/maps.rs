@@ -209,16 +209,14 @@ fn all(run: &Run, process: &Process<'_>, options: &Options) -> Result<Gathered<M
     let mut gaps = Vec::new();
     let mut builder = Builder::new(options.max_rows as usize);
     let leader_is_gone = matches!(stat.state, b'Z' | b'X' | b'x');
-    let holder = if leader_is_gone && stat.threads > 1 { other_thread(process) } else { None };
-    let holder: &Directory<'_> = holder.as_ref().unwrap_or(process);
-    if !read(run, holder, options, &mut builder, &mut gaps)? {
+    if !read(run, process, options, &mut builder, &mut gaps)? {
         return Ok(Gathered { data: Mappings { rows: None, summary: Summary::default() }, gaps });
     }
     builder.end();
     let mut stacks = if stat.threads > 1 { threads::stacks(run, process) } else { Stacks::default() };
     gaps.append(&mut stacks.gaps);
     if options.numa {
-        numa(run, holder, &mut builder, &mut gaps);
+        numa(run, process, &mut builder, &mut gaps);
     }
     doubts(run, process, &builder, leader_is_gone, &mut gaps);
     let leader = (!leader_is_gone).then(|| process.pid());
@@ -230,30 +228,18 @@ fn all(run: &Run, process: &Process<'_>, options: &Options) -> Result<Gathered<M
     Ok(Gathered { data: Mappings { rows: Some(builder.into_rows()), summary }, gaps })
 }
 
-/// A thread that still has the address space which the first has left
-/// (pthread_exit(3) in main): the files of the process are empty then.
-fn other_thread<'r>(process: &Process<'r>) -> Option<Directory<'r>> {
-    let tids = process.threads().ok()?;
-    let mut text = Vec::with_capacity(256);
-    tids.into_iter().filter(|tid| *tid != process.pid()).find_map(|tid| {
-        let thread = process.thread(tid).ok()?;
-        thread.read_piece("statm", &mut text).ok()?;
-        (!text.starts_with(b"0 ")).then_some(thread)
-    })
-}
-
 /// Reads `smaps`, or `maps` where that is wanted or `smaps` cannot be had. False
 /// when neither can: then there is a gap.
 fn read(
     run: &Run,
-    holder: &Directory<'_>,
+    process: &Process<'_>,
     options: &Options,
     builder: &mut Builder,
     gaps: &mut Vec<Gap>,
 ) -> Result<bool, Failure> {
     let files: &[&str] = if options.no_smaps { &["maps"] } else { &["smaps", "maps"] };
     for &file in files {
-        let failure = match lines(holder, file, |line| builder.line(line)) {
+        let failure = match lines(process, file, |line| builder.line(line)) {
             Ok(()) => return Ok(true),
             Err(failure) => failure,
         };
@@ -274,9 +260,9 @@ fn read(
 }
 
 /// Adds what `numa_maps` says.
-fn numa(run: &Run, holder: &Directory<'_>, builder: &mut Builder, gaps: &mut Vec<Gap>) {
+fn numa(run: &Run, process: &Process<'_>, builder: &mut Builder, gaps: &mut Vec<Gap>) {
     let Builder { mappings, store, malformed, .. } = builder;
-    let read = lines(holder, "numa_maps", |line| match numa::line(line) {
+    let read = lines(process, "numa_maps", |line| match numa::line(line) {
         Some((start, numa)) => {
             // One that is not there any more, or was not yet, is left out.
             if let Ok(at) = mappings.binary_search_by_key(&start, |mapping| mapping.start) {
