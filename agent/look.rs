@@ -289,7 +289,6 @@ impl<'a> Look<'a> {
         self.sequence += 1;
         let run = &self.run;
         let most = run.session().limits().out_bytes.saturating_sub(self.written_bytes);
-        let gaps = answer.gaps.len();
         let (redactor, command) = (run.session().redactor(), self.command);
         let known = || Arc::new(Classes::of(crate::schemas::of(command).as_value()));
         let classes = &**self.classes.get_or_insert_with(known);
@@ -305,16 +304,18 @@ impl<'a> Look<'a> {
             agent_model::seal(&Counted(data), kept).context("the answer has no canonical form")
         };
         let mut seal = sealed(answer)?;
-        match fit(answer, most, seal.bytes) {
-            Ok(bytes) => self.written_bytes += bytes,
+        let is_less = match fit(answer, most, seal.bytes) {
+            Ok((bytes, is_less)) => {
+                self.written_bytes += bytes;
+                is_less
+            }
             Err(bytes) => {
                 let refusal = run.session().reach(Refusal::Output);
                 let words = format!("{refusal}: the answer has {bytes} bytes of {most}\n  {}", refusal.remedy());
                 return Err(Stopped { status: Status::Refused, words, gap: Some(Box::new(reached(refusal))) });
             }
-        }
-        // It has cut something.
-        if answer.gaps.len() != gaps {
+        };
+        if is_less {
             run.session().reach(Refusal::Output);
             seal = sealed(answer)?;
         }

@@ -15,6 +15,7 @@ fn cut_off(answer: &Answer) -> Value {
     assert_eq!(answer.status, 4, "{} {}", answer.stderr, String::from_utf8_lossy(&answer.stdout));
     let envelope: Value = serde_json::from_slice(&answer.stdout).expect("one envelope");
     assert_valid(&envelope);
+    assert_eq!(agent_model::digest(&envelope["data"]).expect("canonical"), envelope["digest"], "of what is there");
     let gaps = envelope["gaps"].as_array().expect("gaps");
     let limits: Vec<&Value> = gaps.iter().filter(|gap| gap["reason"] == "limit_reached").collect();
     assert!(!limits.is_empty(), "{gaps:?}");
@@ -109,6 +110,25 @@ fn a_snapshot_leaves_out_rows_of_its_largest_parts() {
     assert!(left > 10 && left_out > 10, "{gap}");
     assert!(gap["detail"].as_str().is_some_and(|text| text.contains(&format!("of {} rows", left + left_out))), "{gap}");
     assert_references_resolve(&envelope);
+}
+
+/// What is no list has parts that can go.
+#[test]
+fn limits_leave_out_what_is_not_nearest() {
+    let tree = recorded(1, 10);
+    let process = tree.path().join("1");
+    fs::copy("/proc/self/limits", process.join("limits")).expect("limits");
+    let groups: String = (2..400).map(|number| format!("{number}:name=h{number}:/{number:060}\n")).collect();
+    fs::write(process.join("cgroup"), groups).expect("groups");
+    let proc = tree.path().to_str().expect("UTF-8");
+    let whole = json(["limits", "--proc", proc, "--pid", "1", "--allow-gaps"]);
+    assert!(whole["data"]["cgroup"]["groups"].as_array().is_some_and(|groups| groups.len() == 398), "{whole}");
+    let cut = run(["limits", "--proc", proc, "--pid", "1", "--limit", "out=16K"]);
+    let envelope = cut_off(&cut);
+    assert!(cut.stdout.len() <= 16 << 10, "{}", cut.stdout.len());
+    assert_eq!(envelope["data"]["cgroup"], Value::Null);
+    assert_eq!(envelope["data"]["limits"], whole["data"]["limits"]);
+    assert!(gaps_at(&envelope, "/cgroup").iter().any(|gap| gap["reason"] == "limit_reached"), "{}", envelope["gaps"]);
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn a_thousand_commands_fifty_at_once_are_one_session_and_leave_nothing_behind() 
         $A hold --ttl 10m --limit commands=60 > $D/log 2> $D/err &
         hold=$!
         until grep -q session.open $D/log; do sleep 0.05; done
-        many() { seq $1 | xargs -P 50 -I{} $A env --pid $hold --allow-gaps > $D/out 2>> $D/errors; grep VmRSS /proc/$hold/status; }
+        many() { seq $1 | xargs -P 50 -I{} $A env --pid $hold --allow-gaps > $D/out 2>> $D/errors; grep RssAnon /proc/$hold/status; }
         many 250; many 250; many 500
         $A status -o json > $D/status
         $A end > $D/out
@@ -54,8 +54,9 @@ fn a_thousand_commands_fifty_at_once_are_one_session_and_leave_nothing_behind() 
     assert_eq!(answer.status, 0, "{} {}", answer.stderr, file("errors"));
     let rss: Vec<u64> = answer.text().split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let [_, second, third] = rss[..] else { panic!("{}", answer.text()) };
-    // 500 commands: what is kept of each would be more than 4 KiB. The allocator keeps some of what threads have used.
-    assert!(third < second + 2048, "{rss:?} KiB: it grows with the commands");
+    // Its own memory; pages of the program come in as they are used. The allocator's arenas go up and down by some hundred
+    // KiB; 500 commands of which anything was kept would be more.
+    assert!(third < second + 1024, "{rss:?} KiB: it grows with the commands");
     let log = file("log");
     let found = verify(log.as_bytes(), None);
     assert_eq!((found.chains.len(), found.chains[0].verdict), (1, Verdict::Whole), "{:?}", found.chains[0]);

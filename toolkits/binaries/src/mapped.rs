@@ -304,6 +304,14 @@ fn is_mapped_file(file: &TargetFile<'_>, mapped: &Mapped, memory: Option<&Arc<Me
     }
 }
 
+/// Keeps `memory` from all that is mapped of files on file systems that are not asked: code, data, and where a pointer of
+/// the target may lead.
+pub fn keep_in_reach(process: &Process<'_>, layout: &Layout, memory: &Memory<'_>) {
+    for mapped in layout.files.iter().filter(|mapped| process.is_out_of_reach(&mapped.path)) {
+        mapped.pieces.iter().for_each(|piece| memory.avoid(piece.avma.clone()));
+    }
+}
+
 /// The vDSO of `layout`, copied from memory: it is a whole ELF file.
 pub fn vdso<'r>(layout: &Layout, memory: &Memory<'_>) -> Option<(Range<u64>, Image<'r>)> {
     /// It has two pages; one with more than this is something else.

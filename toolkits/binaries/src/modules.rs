@@ -201,7 +201,10 @@ impl<'r> Survey<'r> {
         };
         // Needed only where a file cannot serve: its denial is told there.
         let (memory, memory_failure) = match process.memory() {
-            Ok(memory) => (Some(Arc::new(memory)), None),
+            Ok(memory) => {
+                mapped::keep_in_reach(&process, &layout, &memory);
+                (Some(Arc::new(memory)), None)
+            }
             Err(failure) => (None, Some(failure)),
         };
         let mut its = Vec::new();

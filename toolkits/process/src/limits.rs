@@ -17,6 +17,7 @@ pub mod rlimits;
 
 use std::time::Duration;
 
+use agent_model::data::LeftOut;
 use agent_model::{Data, Gap, Gathered};
 use agent_system::{Capability, Collector, Failure, Process, Run, clock};
 use clap::Args;
@@ -71,7 +72,15 @@ pub struct Found {
     pub interval: Option<Interval>,
 }
 
-impl Data for Found {}
+impl Data for Found {
+    fn leave_out(&mut self, _: u64) -> Option<LeftOut> {
+        // What is nearest stays.
+        if self.cgroup.take().is_some() {
+            return Some(LeftOut::whole("/cgroup"));
+        }
+        self.limits.take().map(|_| LeftOut::whole("/limits"))
+    }
+}
 
 impl Collector for Limits {
     const NAME: &'static str = "limits";

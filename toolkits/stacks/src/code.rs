@@ -135,6 +135,7 @@ impl<'r> CodeMap<'r> {
         gaps: &mut Vec<Gap>,
     ) -> Result<Self, agent_system::Failure> {
         let layout = Layout::of(process)?;
+        mapped::keep_in_reach(process, &layout, memory);
         let mut map = Self {
             codes: Vec::new(),
             unwinder: Unwinder::new(),
