@@ -74,8 +74,8 @@ impl Lines {
         Ok(audit)
     }
 
-    /// A chain that is only kept: the command is number `action` in the session of a hold.
-    fn silent(session: &SessionInfo, redaction: &str, action: u64) -> Self {
+    /// A chain that is only kept: the command is number `action` in the session of a hold, or may not begin there.
+    pub(crate) fn silent(session: &SessionInfo, redaction: &str, action: Option<u64>) -> Self {
         let mut opening = opening(session, redaction);
         opening["action_of_hold"] = action.into();
         let (chain, lines) = Chain::open(session.id.as_str(), (b"", b""), data(opening), &now(), own::random);
@@ -118,7 +118,7 @@ pub(crate) struct Joined {
 impl Joined {
     /// Records through `link`; `is_kept` as in [`Lines::open`].
     pub(crate) fn new(link: Link, session: &SessionInfo, redaction: &str, is_kept: bool) -> Self {
-        let own = is_kept.then(|| Lines::silent(session, redaction, link.action()));
+        let own = is_kept.then(|| Lines::silent(session, redaction, Some(link.action())));
         Self { link, own }
     }
 }
@@ -227,7 +227,7 @@ pub(crate) struct Action<'a> {
 }
 
 impl<'a> Action<'a> {
-    /// Records that `command` is about to be performed.
+    /// Records that `command` is about to be performed, by whom, with what arguments, and what bundle of it is to be left.
     ///
     /// # Errors
     ///
@@ -236,7 +236,7 @@ impl<'a> Action<'a> {
         witness: &'a mut dyn Witness,
         number: u64,
         command: &str,
-        (actor, argv): (Option<&str>, &[String]),
+        (actor, argv, bundle): (Option<&str>, &[String], Option<&str>),
         redactor: &Redactor,
     ) -> Result<Self, Unrecorded> {
         if redactor.level() == RedactionLevel::Off {
@@ -247,6 +247,10 @@ impl<'a> Action<'a> {
         // In the session of a hold somebody else may look than who has opened it.
         if let Some(actor) = actor {
             intent["actor"] = actor.into();
+        }
+        // What it comes to is recorded when it is whole.
+        if let Some(bundle) = bundle {
+            intent["bundle"] = bundle.into();
         }
         witness.record(Kind::ActionStart, data(intent))?;
         let written_before = agent_output::written_bytes();

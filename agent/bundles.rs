@@ -28,4 +28,9 @@ pub(crate) const COMMANDS: &[Command] = &[
 ];
 
 pub(crate) use fetch::as_tar;
-pub(crate) use keeping::{Bundle, open};
+pub(crate) use keeping::{Bundle, Opened, open};
+
+/// Whether `command` reads what is kept.
+pub(crate) fn reads_kept(command: &Command) -> bool {
+    command.name == crate::scenarios::JUDGE || COMMANDS.iter().any(|own| own.name == command.name)
+}

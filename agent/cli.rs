@@ -36,7 +36,8 @@ pub(crate) struct Global {
     /// cpu=50%/30s (of one core, after the first second, and CPU time in all), rss=128M (its
     /// memory), out=64M (what it writes), stop=250ms/2s (how long it may hold one thread, and
     /// all). Those of a hold are for all commands of its session together, but cpu=50% and
-    /// rss, which each has
+    /// rss, which each has; it takes commands=8 (so many at once) and kept=64M (bundles in its
+    /// memory) as well
     #[arg(long, global = true, env = "AGENT_LIMIT", value_name = "LIMITS")]
     pub(crate) limit: Option<Wanted>,
     /// Exit with 0 although something could not be seen
@@ -51,7 +52,8 @@ pub(crate) struct Global {
     /// How much of what was seen is shown
     #[arg(long, global = true, env = "AGENT_REDACT", value_name = "LEVEL", default_value = "default")]
     pub(crate) redact: Redact,
-    /// Keep a bundle of all that was seen and done in the session's directory, beside what is printed
+    /// Keep a bundle of all that was seen and done in the session's directory, or in the memory of
+    /// the hold where no file can be written, beside what is printed
     #[arg(long, global = true, value_name = "DIR", num_args = 0..=1, require_equals = true, default_missing_value = agent_system::keep::SESSION_DIRECTORY)]
     pub(crate) keep: Option<String>,
     /// Read files of the target on network and FUSE file systems too, which may never answer

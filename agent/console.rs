@@ -66,7 +66,7 @@ fn talk(front: &Front) -> Status {
     loop {
         let target = child::name_of(1).map_or_else(|| "-".to_owned(), |name| name.to_string());
         let left = left_s().map(|left| format!(" {}m{:02}s", left / 60, left % 60)).unwrap_or_default();
-        match editor.readline(&format!("agent {target}(1){left}> ")) {
+        match editor.readline(&format!("agent {} {target}(1){left}> ", brief(&front.session))) {
             Ok(line) => match read(&line) {
                 Ok(Read::Nothing) => {}
                 Ok(Read::Exit) => return Status::Complete,
@@ -85,6 +85,19 @@ fn talk(front: &Front) -> Status {
         }
     }
 }
+
+/// As much of the ID of a session as tells it from others of its day: of a ULID what is random at its end.
+fn brief(session: &str) -> String {
+    let count = session.chars().count();
+    if count <= LONGEST {
+        session.to_owned()
+    } else {
+        format!("…{}", session.chars().skip(count - 6).collect::<String>())
+    }
+}
+
+/// The longest session ID that is in the prompt as it is, in characters.
+const LONGEST: usize = 16;
 
 /// What a line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -260,6 +273,11 @@ mod tests {
         {
             assert!(read(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_prompt_has_room_for_a_session() {
+        assert_eq!([brief("INC-42"), brief("01M8DYRX0R157Q43EB83M0WA9M")], ["INC-42", "…M0WA9M"]);
     }
 
     #[test]

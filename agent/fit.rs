@@ -32,7 +32,7 @@ pub(crate) fn fit(answer: &mut Answer, most: u64, data_bytes: u64) -> Result<(u6
         let is_cut = if gaps_bytes > most / 2 && answer.gaps.len() > 2 {
             cut_gaps(answer, most / 2)
         } else {
-            let room = most.saturating_sub(AROUND + gaps_bytes);
+            let room = most.saturating_sub(AROUND + options_bytes(answer) + gaps_bytes);
             cut_rows(answer, room) || leave_out(answer, bytes - most)
         };
         if !is_cut {
@@ -46,7 +46,11 @@ pub(crate) fn fit(answer: &mut Answer, most: u64, data_bytes: u64) -> Result<(u6
 fn bytes_around(answer: &Answer) -> u64 {
     let gaps: u64 = answer.gaps.iter().filter_map(|gap| json_bytes(gap)).sum();
     let rows = answer.data.row_count().unwrap_or(0) as u64;
-    AROUND + gaps + rows * AROUND_ROW
+    AROUND + options_bytes(answer) + gaps + rows * AROUND_ROW
+}
+
+fn options_bytes(answer: &Answer) -> u64 {
+    json_bytes(&*answer.options).unwrap_or(0)
 }
 
 fn limit_gap(at: &str, words: String) -> Gap {

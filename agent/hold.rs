@@ -6,6 +6,7 @@
 //! in the container's log before it is done. The hold ends by itself at its deadline, on SIGTERM, or by
 //! `agent end`; what runs then is told, says what it has seen, and ends.
 
+mod kept;
 mod link;
 mod place;
 mod serve;
@@ -27,11 +28,13 @@ use agent_system::{Need, clock, confine};
 use clap::{Args, FromArgMatches};
 use serde_json::json;
 
+use crate::look::Began;
 use crate::verdict::{Receipt, Status};
 use crate::version::VERSION;
 use crate::{audit, cli};
 
-pub(crate) use link::{Link, join};
+pub(crate) use kept::{kept, kept_names, take};
+pub(crate) use link::{Link, is_held, join};
 use place::Place;
 use serve::{Shared, Unproved, accept};
 pub(crate) use standing::{COMMANDS, has_standing};
@@ -167,7 +170,10 @@ fn begin_console(matches: &clap::ArgMatches, talk: fn(&Front) -> Status) -> Resu
         }
         Beside::Original(mut console) => {
             let message = TerminationMessage::open().ok().flatten();
-            let (out, words) = Out::of_console((terms.global.audit, message.is_some()), &terms.place.session);
+            let most = terms.session.limits().kept_bytes;
+            let out = Out::of_console((terms.global.audit, message.is_some()), &terms.place.session, most);
+            let (out, words) =
+                out.map_err(|error| ended(Status::Failed, format!("no place for the audit: {error}")))?;
             let held = terms.open(message, out)?;
             console.tell(&words);
             Ok(held.hold(Some(console)))
@@ -207,7 +213,7 @@ impl Terms {
     /// Opens the session: from now on commands can join it.
     fn open(self, mut message: Option<TerminationMessage>, out: Out) -> Result<Held, Ended> {
         let deadline_us = self.ends_us();
-        let Self { global, ttl_us, wall_us, session, key, place, before, .. } = self;
+        let Self { global, ttl_us, began_us, wall_us, session, key, place, before } = self;
         let mut info = session.info().clone();
         let expires = clock::rfc3339(wall_us.saturating_add(ttl_us));
         info.expires = Some(expires.clone());
@@ -235,10 +241,9 @@ impl Terms {
         }));
         let (chain, lines) = Chain::open(info.id.as_str(), (b"", b""), opening, &audit::now(), own::random);
         let (id, incident, actor, traceparent) = wire::marks(&info);
-        let began = clock::rfc3339(wall_us);
+        let began = Began { boot_us: began_us, wall_us };
         let commands_limit = limits.commands;
-        let standing =
-            Standing { began: began.clone(), expires: expires.clone(), commands_limit, ..Standing::default() };
+        let standing = Standing { commands_limit, ..Standing::default() };
         let (secret, key, past) = (place.secret.clone(), hex(&key), Vec::new());
         let welcome = Welcome {
             action: 0,
@@ -253,6 +258,10 @@ impl Terms {
             standing: standing.clone(),
             past,
         };
+        let mut kept = kept::Files::default();
+        if let Some((name, file)) = out.in_memory() {
+            kept.add(name, file).map_err(|error| failed("the audit", error))?;
+        }
         let mut state = State {
             chain,
             out,
@@ -262,6 +271,7 @@ impl Terms {
             past: VecDeque::new(),
             running: Vec::new(),
             totals,
+            kept,
             over: None,
             is_broken: false,
             place,

@@ -13,7 +13,7 @@ use agent_output::{Ended, Printed};
 use agent_session::redact::{Class, Classes, Counted, Redacted};
 use agent_session::{Entry, Refusal, Session};
 use agent_system::collector::TargetUse;
-use agent_system::{Answer, Command, Failure, Plan, Run, TargetError, allocator, clock, own, target};
+use agent_system::{Answer, Capabilities, Command, Failure, Plan, Run, TargetError, allocator, clock, own, target};
 use anyhow::Context;
 use clap::{ArgMatches, FromArgMatches};
 use serde::{Serialize, Serializer};
@@ -48,17 +48,31 @@ pub(crate) struct Stopped {
     pub(crate) words: String,
     /// What went wrong, where it was one access.
     pub(crate) gap: Option<Box<Gap>>,
+    /// Whether an envelope without data has said so.
+    pub(crate) is_told: bool,
+}
+
+impl Stopped {
+    /// Why the command ends with `status`.
+    pub(crate) fn new(status: Status, words: impl Into<String>, gap: Option<Gap>) -> Self {
+        Self { status, words: words.into(), gap: gap.map(Box::new), is_told: false }
+    }
+
+    /// Whether a limit or a rule is why: that is told in an envelope, whatever was seen.
+    fn is_refused(&self) -> bool {
+        self.gap.as_deref().is_some_and(|gap| was_refused(std::slice::from_ref(gap)))
+    }
 }
 
 impl From<Failure> for Stopped {
     fn from(failure: Failure) -> Self {
-        Self { status: Status::Failed, words: failure.to_string(), gap: Some(Box::new(failure.gap(""))) }
+        Self::new(Status::Failed, failure.to_string(), Some(failure.gap("")))
     }
 }
 
 impl From<anyhow::Error> for Stopped {
     fn from(error: anyhow::Error) -> Self {
-        Self { status: Status::Failed, words: format!("{error:#}"), gap: None }
+        Self::new(Status::Failed, format!("{error:#}"), None)
     }
 }
 
@@ -76,10 +90,14 @@ pub(crate) struct Look<'a> {
     noted: Vec<Gap>,
     /// What was written so far, in bytes.
     written_bytes: u64,
+    /// What is kept of what may be written for an envelope without data behind all others, in bytes.
+    kept_back_bytes: u64,
     /// Whether what is serialized for the digest is kept for whoever prints it.
     keeps_json: bool,
     /// Set where what the collector writes itself has come to its limit.
     is_stream_full: Arc<AtomicBool>,
+    /// Why nothing is looked at.
+    refused: Option<Stopped>,
 }
 
 /// So much of an answer, as JSON, is kept between the digest and the printing of it; more is serialized twice.
@@ -124,10 +142,17 @@ impl Shown for Known<'_> {
         self.data.page(width)
     }
 
+    fn is_absent(&self) -> bool {
+        self.data.is_absent()
+    }
+
     fn json(&self) -> Option<&[u8]> {
         self.json.as_deref()
     }
 }
+
+/// An envelope without data has about so many bytes.
+const WITHOUT_DATA: u64 = 3 << 10;
 
 /// The gap for a limit that was reached.
 fn reached(refusal: Refusal) -> Gap {
@@ -148,13 +173,40 @@ impl<'a> Look<'a> {
         since: Began,
     ) -> Result<Self, Stopped> {
         let mut run = Run::begin(session, plan)?;
-        if command.target != TargetUse::None
-            && let Err(error) = aim(&mut run, command, matches)
-        {
-            return Err(no_target(&error));
+        let refused = match command.target {
+            TargetUse::None => None,
+            _ => aim(&mut run, command, matches).err().map(|error| no_target(&run, &error)),
+        };
+        match refused {
+            Some(stopped) if !stopped.is_refused() => Err(stopped),
+            refused => Ok(Self::confined((command, matches), run, since, refused)),
         }
+    }
+
+    /// Begins `command`, of which nothing is looked at because of `why`.
+    ///
+    /// # Errors
+    ///
+    /// When proc(5) cannot be opened.
+    pub(crate) fn refused(
+        command: &'a Command,
+        matches: &'a ArgMatches,
+        session: Session,
+        (plan, since): (Plan, Began),
+        why: Stopped,
+    ) -> Result<Self, Stopped> {
+        let run = Run::begin(session, Plan { capabilities: Capabilities::default(), needs: Vec::new(), ..plan })?;
+        Ok(Self::confined((command, matches), run, since, Some(why)))
+    }
+
+    fn confined(
+        (command, matches): (&'a Command, &'a ArgMatches),
+        run: Run,
+        since: Began,
+        refused: Option<Stopped>,
+    ) -> Self {
         run.confine();
-        Ok(Self {
+        Self {
             command,
             matches,
             run,
@@ -163,9 +215,11 @@ impl<'a> Look<'a> {
             since,
             noted: Vec::new(),
             written_bytes: 0,
+            kept_back_bytes: 0,
             keeps_json: false,
             is_stream_full: Arc::default(),
-        })
+            refused,
+        }
     }
 
     /// From now on `is_full` says that what the collector writes itself was cut off.
@@ -184,14 +238,30 @@ impl<'a> Look<'a> {
     }
 
     /// Looks as often as the options ask, and hands each envelope to `tell`, which says whether anybody
-    /// still listens.
+    /// still listens. Where a limit or a rule comes before anything can be told, the last one has no data.
     ///
     /// # Errors
     ///
-    /// When a look gave no envelope, or `tell` failed.
+    /// When a look gave no envelope or one without data, or `tell` failed.
     pub(crate) fn each(
         &mut self,
         mut tell: impl FnMut(&Printed<'_>, &Answer, &[Entry]) -> anyhow::Result<Ended>,
+    ) -> Result<(), Stopped> {
+        match self.look_on(&mut tell) {
+            Err(stopped) if stopped.is_refused() && !stopped.is_told => {
+                let options = (self.command.options)(self.matches)?;
+                let gaps = stopped.gap.iter().map(|gap| (**gap).clone()).chain(std::mem::take(&mut self.noted));
+                let mut answer = Answer { options, data: Box::new(()), gaps: gaps.collect() };
+                self.tell(&mut answer, &mut tell)?;
+                Err(Stopped { status: Status::Refused, is_told: true, ..stopped })
+            }
+            ended => ended,
+        }
+    }
+
+    fn look_on(
+        &mut self,
+        mut tell: &mut impl FnMut(&Printed<'_>, &Answer, &[Entry]) -> anyhow::Result<Ended>,
     ) -> Result<(), Stopped> {
         let began_us = self.since.boot_us;
         let watch = (self.command.watch)(self.matches);
@@ -200,6 +270,7 @@ impl<'a> Look<'a> {
             self.tell(&mut answer, &mut tell)?;
             return Ok(());
         };
+        self.kept_back_bytes = WITHOUT_DATA;
         // Each look is compared with the one before; the first is for that only.
         let mut before: Option<(u64, Answer)> = None;
         for look in 0..=u64::from(looks) {
@@ -208,7 +279,7 @@ impl<'a> Look<'a> {
             if let Err(failure) = self.run.wait(Duration::from_micros(due_us.saturating_sub(clock::boot_us()))) {
                 let status = if failure.is_refused() { Status::Refused } else { Status::Failed };
                 let words = format!("after {} looks: {failure}", self.sequence);
-                return Err(Stopped { status, words, gap: Some(Box::new(self.run.gap("", &failure))) });
+                return Err(Stopped::new(status, words, Some(self.run.gap("", &failure))));
             }
             // Putting together and printing the last one has used CPU time as well.
             self.run.rest();
@@ -250,6 +321,9 @@ impl<'a> Look<'a> {
 
     /// Looks once.
     fn gather(&mut self) -> Result<Answer, Stopped> {
+        if let Some(refused) = self.refused.take() {
+            return Err(refused);
+        }
         let collected = (self.command.collect)(&self.run, self.matches);
         agent_system::stop::settle();
         let mut gaps = std::mem::take(&mut self.noted);
@@ -257,27 +331,39 @@ impl<'a> Look<'a> {
         if self.is_stream_full.load(Relaxed) {
             self.run.session().reach(Refusal::Output);
         }
-        let collected = collected.map(|mut answer| {
-            answer.gaps.extend(gaps);
-            // Whatever a collector made of it: that a limit was reached is told.
-            if !was_refused(&answer.gaps) {
-                answer.gaps.extend(self.run.session().reached().map(reached));
+        let mut answer = match collected {
+            Ok(answer) => answer,
+            Err(failure) => {
+                self.noted = gaps;
+                return Err(self.failed(&failure));
             }
-            answer
-        });
-        collected.map_err(|failure| {
-            let gap = self.run.gap("", &failure);
-            let (status, words) = match &failure {
-                // The target went away before anything could be seen of it.
-                failure if failure.is_exited() => (Status::NoTarget, format!("the target has ended: {failure}")),
-                failure if failure.is_refused() => (Status::Refused, failure.to_string()),
-                failure => {
-                    let remedy = gap.remedy.as_ref().map(|remedy| format!("\n  {remedy}")).unwrap_or_default();
-                    (Status::Failed, format!("{failure}{remedy}"))
-                }
-            };
-            Stopped { status, words, gap: Some(Box::new(gap)) }
-        })
+        };
+        answer.gaps.extend(gaps);
+        // Whatever a collector made of it: that a limit was reached is told.
+        if !was_refused(&answer.gaps) {
+            answer.gaps.extend(self.run.session().reached().map(reached));
+        }
+        Ok(answer)
+    }
+
+    /// Why there is nothing to tell where a collector has failed.
+    fn failed(&mut self, failure: &Failure) -> Stopped {
+        let gap = self.run.gap("", failure);
+        // What has failed thereafter is not why.
+        if let Some(limit) = self.run.session().reached().next().filter(|_| !failure.is_refused()) {
+            self.noted.push(gap);
+            return Stopped::new(Status::Refused, failure.to_string(), Some(reached(limit)));
+        }
+        let (status, words) = match failure {
+            // The target went away before anything could be seen of it.
+            failure if failure.is_exited() => (Status::NoTarget, format!("the target has ended: {failure}")),
+            failure if failure.is_refused() => (Status::Refused, failure.to_string()),
+            failure => {
+                let remedy = gap.remedy.as_ref().map(|remedy| format!("\n  {remedy}")).unwrap_or_default();
+                (Status::Failed, format!("{failure}{remedy}"))
+            }
+        };
+        Stopped::new(status, words, Some(gap))
     }
 
     /// Puts `answer` into the next envelope and hands it to `tell`.
@@ -286,9 +372,9 @@ impl<'a> Look<'a> {
         answer: &mut Answer,
         tell: &mut impl FnMut(&Printed<'_>, &Answer, &[Entry]) -> anyhow::Result<Ended>,
     ) -> Result<Ended, Stopped> {
-        self.sequence += 1;
         let run = &self.run;
-        let most = run.session().limits().out_bytes.saturating_sub(self.written_bytes);
+        let kept_back = if answer.data.is_absent() { 0 } else { self.kept_back_bytes };
+        let most = run.session().limits().out_bytes.saturating_sub(self.written_bytes + kept_back);
         let (redactor, command) = (run.session().redactor(), self.command);
         let known = || Arc::new(Classes::of(crate::schemas::of(command).as_value()));
         let classes = &**self.classes.get_or_insert_with(known);
@@ -309,16 +395,22 @@ impl<'a> Look<'a> {
                 self.written_bytes += bytes;
                 is_less
             }
+            // It must be told: it is as long as the command line makes it.
+            Err(bytes) if answer.data.is_absent() => {
+                self.written_bytes += bytes;
+                false
+            }
             Err(bytes) => {
                 let refusal = run.session().reach(Refusal::Output);
                 let words = format!("{refusal}: the answer has {bytes} bytes of {most}\n  {}", refusal.remedy());
-                return Err(Stopped { status: Status::Refused, words, gap: Some(Box::new(reached(refusal))) });
+                return Err(Stopped::new(Status::Refused, words, Some(reached(refusal))));
             }
         };
         if is_less {
             run.session().reach(Refusal::Output);
             seal = sealed(answer)?;
         }
+        self.sequence += 1;
         let end_us = clock::wall_us();
         let since = std::mem::replace(&mut self.since, Began { boot_us: clock::boot_us(), wall_us: end_us });
         let spent = run.ledger().spent();
@@ -368,12 +460,12 @@ fn aim(run: &mut Run, command: &Command, matches: &ArgMatches) -> Result<(), Tar
     }
 }
 
-fn no_target(error: &TargetError) -> Stopped {
+fn no_target(run: &Run, error: &TargetError) -> Stopped {
     let mut words = error.to_string();
     let mut gap = None;
     let status = match error {
         TargetError::Failed(failure) => {
-            gap = Some(Box::new(failure.gap("")));
+            gap = Some(run.gap("", failure));
             match failure {
                 failure if failure.is_refused() => Status::Refused,
                 failure if failure.is_exited() || failure.is_not_found() => Status::NoTarget,
@@ -389,5 +481,5 @@ fn no_target(error: &TargetError) -> Stopped {
         }
         _ => Status::NoTarget,
     };
-    Stopped { status, words, gap }
+    Stopped::new(status, words, gap)
 }

@@ -30,10 +30,11 @@ use std::process::ExitCode;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use agent_model::{Gap, RedactionLevel};
 use agent_output::{Ended, Format};
 use agent_session::audit::Witness;
 use agent_session::redact::{self, Redactor};
-use agent_session::{Identity, Limits, Session};
+use agent_session::{Identity, LEAST_OUT, Limits, Session};
 use agent_system::collector::TargetUse;
 use agent_system::{Collector as _, Command, Plan, clock, own};
 use anyhow::Context;
@@ -165,6 +166,7 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
     let began = Began::now();
     let lasts = (command.lasts)(matches);
     let is_of_session = command.target != TargetUse::None || hold::has_standing(command);
+    // As it was asked for: the hold decides.
     let link = match is_of_session.then(|| hold::join(command.name, global.redact.level())).transpose() {
         Ok(link) => link.flatten(),
         Err(error) => {
@@ -198,19 +200,27 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
         ));
         return Ok(Status::Usage);
     }
-    let bundle =
-        match bundles::open(&global, chosen, command, &session, (&argv(command, session.redactor()), began.wall_us)) {
-            Ok(bundle) => bundle,
-            Err(error) => {
-                agent_output::tell(&format!("{error:#}"));
-                return Ok(Status::Usage);
-            }
-        };
-    let mut verdict =
-        if link.is_some() { Verdict::of_hold(session.info()) } else { Verdict::new(session.info(), command) };
-    let level = global.redact.level().as_str();
+    if bundles::reads_kept(command) {
+        hold::take();
+    }
+    let shown = argv(command, session.redactor());
+    let opened = bundles::open(&global, chosen, command, (&session, link.as_ref()), (&shown, began.wall_us));
+    let bundles::Opened { bundle, gap: unkept } = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            agent_output::tell(&format!("{error:#}"));
+            return Ok(Status::Usage);
+        }
+    };
+    // Where a session is held its hold alone writes there, and is found there, also by what is none of its commands.
+    let is_held = link.is_some() || (!is_of_session && hold::is_held());
+    let mut verdict = if is_held { Verdict::of_hold(session.info()) } else { Verdict::new(session.info(), command) };
+    let level = session.redactor().level().as_str();
     let number = link.as_ref().map_or(1, Link::action);
+    let denied = link.as_ref().and_then(Link::denied);
     let opened = match link {
+        // The hold has recorded it already; what is in a bundle has a chain as well.
+        Some(_) if denied.is_some() => Ok(Audit::Alone(Box::new(audit::Lines::silent(session.info(), level, None)))),
         Some(link) => Ok(Audit::Held(Box::new(audit::Joined::new(link, session.info(), level, bundle.is_some())))),
         None => audit::Lines::open(session.info(), level, (global.audit, bundle.is_some()))
             .map(|lines| Audit::Alone(Box::new(lines))),
@@ -226,7 +236,7 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
     if let (Some(bundle), Some(kept)) = (&bundle, audit.kept()) {
         bundle.follow(Arc::clone(kept), session.share_ledger());
     }
-    let how = How { global: &global, chosen, bundle };
+    let how = How { global: &global, chosen, bundle, denied, unkept };
     let status = recorded(command, matches, &how, session, began, (&mut verdict, audit.witness(), number));
     let mut status = match audit.close(status) {
         Ok(()) => status,
@@ -255,6 +265,10 @@ struct How<'a> {
     global: &'a cli::Global,
     chosen: Option<cli::Chosen>,
     bundle: Option<Arc<bundles::Bundle>>,
+    /// Why the hold does not let the command begin.
+    denied: Option<(String, Gap)>,
+    /// Why no bundle is kept.
+    unkept: Option<Gap>,
 }
 
 impl How<'_> {
@@ -291,7 +305,8 @@ fn recorded(
     let (id, ledger) = (session.info().id.clone(), session.share_ledger());
     let redactor = std::sync::Arc::clone(session.redactor());
     let argv = argv(command, &redactor);
-    let who = (how.global.actor.as_deref(), &argv[1.min(argv.len())..]);
+    let bundle = how.bundle.as_ref().map(|bundle| bundle.path());
+    let who = (how.global.actor.as_deref(), &argv[1.min(argv.len())..], bundle);
     let mut action = match audit::Action::start(audit, number, command.name, who, &redactor) {
         Ok(action) => action,
         Err(error) => {
@@ -299,6 +314,10 @@ fn recorded(
             return Status::Refused;
         }
     };
+    // Cut off at any time, it says what was about to be done.
+    if let Some(bundle) = &how.bundle {
+        bundle.write_so_far();
+    }
     let status = look(command, matches, how, session, began, (verdict, &mut action)).unwrap_or_else(|error| {
         agent_output::tell(&redactor.text(redact::Class::Text, &format!("{error:#}")));
         Status::Failed
@@ -360,7 +379,15 @@ pub(crate) fn open_session(
         Some(incident) => key = redact::key_of(incident, b""),
         None => own::random(&mut key),
     }
-    let redactor = Redactor::new(global.redact.level(), key);
+    let asked = global.redact.level();
+    let is_denied = link.is_some_and(|link| link.denied().is_some());
+    if is_denied {
+        // That is told, whatever was used up.
+        limits.out_bytes = limits.out_bytes.max(LEAST_OUT);
+    }
+    // What may not begin does not show everything either.
+    let level = if is_denied && asked == RedactionLevel::Off { RedactionLevel::Default } else { asked };
+    let redactor = Redactor::new(level, key);
     let is_logged = global.access_log || global.keep.is_some() || global.output.as_deref() == Some("bundle");
     let session = Session::open(identity, limits, now_us, is_logged).redacting(redactor);
     Ok((session.ending(link.map(Link::over).unwrap_or_default()), key))
@@ -407,9 +434,17 @@ fn look(
     let mut printer = Printer { command, chosen, streamed };
     let is_json = printer.streamed.is_none() && printer.format() == cli::Chosen::Common(Format::Json);
     let mut worst = Status::Complete;
-    let looked = Look::begin(command, matches, session, plan, began).and_then(|mut look| {
+    let look = match how.denied.clone() {
+        Some((words, gap)) => {
+            let why = Stopped::new(Status::Refused, words, Some(gap));
+            Look::refused(command, matches, session, (plan, began), why)
+        }
+        None => Look::begin(command, matches, session, plan, began),
+    };
+    let looked = look.and_then(|mut look| {
         action.confined();
         look.note(verdict.gap());
+        look.note(how.unkept.clone());
         look.watch_stream(is_full);
         if is_json {
             look.keep_json();
@@ -432,9 +467,9 @@ fn look(
     match looked {
         Ok(()) => Ok(worst),
         Err(Stopped { status: Status::Failed, words, .. }) => Err(anyhow::anyhow!(words)),
-        Err(Stopped { status, words, gap }) => {
-            // There is no envelope to say so.
-            if let Some(gap) = gap {
+        Err(Stopped { status, words, gap, is_told }) => {
+            // Where there is no envelope to say so.
+            if let Some(gap) = gap.filter(|_| !is_told) {
                 action.refused(&[redactor.gap(&gap)])?;
             }
             agent_output::tell(&redactor.text(redact::Class::Text, &words));
@@ -473,6 +508,11 @@ impl Printer<'_> {
                 .take()
                 .map_or(Ok(Ended::Whole), |(format, stream)| stream.end(envelope, format == "ndjson")),
             cli::Chosen::Bundle => Ok(Ended::Whole),
+            // There is nothing that could be in that format.
+            cli::Chosen::Extra(_) if envelope.data.is_absent() => {
+                agent_output::log(envelope);
+                Ok(Ended::Whole)
+            }
             cli::Chosen::Common(format) => agent_output::print(envelope, format, &schemas::of(self.command), width),
             cli::Chosen::Extra(name) => agent_output::print_with(|out| {
                 let mut out = scrub::Lines::new(out, envelope.redaction.level);

@@ -10,19 +10,33 @@ use agent_system::{Run, own};
 pub(crate) const NAMESPACE: &str = "k8s.namespace.name";
 
 /// What the pod is one of: the first that is known names it.
-pub(crate) const WORKLOADS: [&str; 6] = [
-    "k8s.deployment.name",
-    "k8s.statefulset.name",
-    "k8s.daemonset.name",
-    "k8s.cronjob.name",
-    "k8s.job.name",
-    "k8s.pod.name",
-];
+pub(crate) const WORKLOADS: [&str; 6] =
+    ["k8s.deployment.name", "k8s.statefulset.name", "k8s.daemonset.name", "k8s.cronjob.name", "k8s.job.name", POD];
+
+/// The pod.
+const POD: &str = "k8s.pod.name";
 
 /// What nothing in a pod tells, and who starts the agent may: of OTEL_RESOURCE_ATTRIBUTES (`kubectl debug --env`) namespace and
 /// workload. <https://opentelemetry.io/docs/specs/otel/resource/sdk/>
+///
+/// Else what the downward API is commonly given the names of: POD_NAMESPACE and POD_NAME.
 pub(crate) fn told() -> BTreeMap<&'static str, String> {
-    parse(&std::env::var("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default())
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let mut told = parse(&format!("{NAMESPACE}={},{POD}={}", variable("POD_NAMESPACE"), variable("POD_NAME")));
+    told.extend(parse(&variable("OTEL_RESOURCE_ATTRIBUTES")));
+    told
+}
+
+/// What the pod `name` is one of, as far as its name says: without the suffixes of a Deployment's pods (the hash of a
+/// ReplicaSet's template and five characters) or a DaemonSet's (five characters), which are of an alphabet without vowels.
+/// <https://github.com/kubernetes/apimachinery/blob/master/pkg/util/rand/rand.go> (SafeEncodeString)
+pub(crate) fn workload_of(name: &str) -> &str {
+    let is_random = |part: &str| part.bytes().all(|byte| b"bcdfghjklmnpqrstvwxz2456789".contains(&byte));
+    let without = |name, lengths: std::ops::RangeInclusive<usize>| match str::rsplit_once(name, '-') {
+        Some((before, part)) if lengths.contains(&part.len()) && is_random(part) && !before.is_empty() => Some(before),
+        _ => None,
+    };
+    without(name, 5..=5).map_or(name, |owner| without(owner, 6..=10).unwrap_or(owner))
 }
 
 fn parse(text: &str) -> BTreeMap<&'static str, String> {
@@ -69,5 +83,23 @@ mod tests {
         let found: Vec<(&str, &str)> = told.iter().map(|(key, value)| (*key, value.as_str())).collect();
         assert_eq!(found, [("k8s.deployment.name", "web"), ("k8s.namespace.name", "shop")]);
         assert!(parse("").is_empty());
+    }
+
+    #[test]
+    fn a_pod_is_one_of_what_its_name_begins_with() {
+        for (pod, workload) in [
+            ("web-7d4b9c6f5d-x2v8k", "web"),
+            ("shop-api-5c8d6b7f9-zz4lw", "shop-api"),
+            ("node-exporter-9xk2p", "node-exporter"),
+            // The ordinal of a StatefulSet tells its pods apart for good.
+            ("postgres-0", "postgres-0"),
+            ("my-nginx", "my-nginx"),
+            ("web-7d4b9", "web"),
+            ("vm", "vm"),
+            ("-x2v8k", "-x2v8k"),
+            ("", ""),
+        ] {
+            assert_eq!(workload_of(pod), workload);
+        }
     }
 }

@@ -11,6 +11,9 @@ mod source;
 use agent_system::{Command, command};
 
 /// The name of the command that performs others.
+pub(crate) const JUDGE: &str = <judge::Judge as agent_system::Collector>::NAME;
+
+/// The command that performs one.
 pub(crate) const RUN: &str = <run::RunScenario as agent_system::Collector>::NAME;
 
 /// How an option that takes a scenario calls it.

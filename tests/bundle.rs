@@ -98,7 +98,7 @@ fn a_run_leaves_a_bundle_that_verifies_and_gives_the_same_findings_again() {
     ];
     let (pieces, paths): (Vec<&str>, Vec<&str>) = paths.into_iter().partition(|path| bundle::is_piece(path));
     assert_eq!(paths, expected);
-    assert_eq!(pieces[..2], ["so-far/000-audit.ndjson", "so-far/000-access.ndjson"]);
+    assert_eq!(pieces[..2], ["so-far/000-audit.ndjson", "so-far/001-access.ndjson"]);
     assert!(rows(&envelope).iter().all(|row| row["good"] == true));
     let about = &envelope["data"]["summary"]["about"];
     assert_eq!(
@@ -199,11 +199,11 @@ fn two_bundles_of_the_same_recorded_evidence_are_the_same_bytes() {
     assert_eq!((state(&one), state(&other)), ("whole".to_owned(), "whole".to_owned()));
     assert!(entries(&one).iter().filter(|entry| bundle::artifact_name(&entry.path).is_some()).count() > 2);
     let (bytes, others) = (without_volatile(&one), without_volatile(&other));
-    for (entry, other) in entries(&one).iter().zip(entries(&other)) {
+    for (entry, other) in common::pairs(&entries(&one), &entries(&other)) {
         let (text, others) = (String::from_utf8_lossy(&entry.bytes), String::from_utf8_lossy(&other.bytes));
         let at = text.bytes().zip(others.bytes()).take_while(|(a, b)| a == b).count();
         let near = |text: &str| text.chars().skip(at.saturating_sub(80)).take(200).collect::<String>();
-        assert!(*entry == other, "{}: {}\nand {}", entry.path, near(&text), near(&others));
+        assert!(entry == other, "{}: {}\nand {}", entry.path, near(&text), near(&others));
     }
     assert!(bytes == others, "what is around the files differs");
 }
@@ -338,6 +338,34 @@ fn started_as_tar_it_answers_kubectl_cp_and_nobody_else() {
         );
     }
     assert!(tar(&["-xmf", "-", "-C", "/tmp"]).stderr.contains("none in"));
+}
+
+#[test]
+fn a_command_that_is_killed_leaves_a_bundle_that_says_what_it_was_about_to_do() {
+    let target = Child::start(Command::new("sleep").arg("600"));
+    let pid = target.pid().to_string();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("x.dbg.tar.zst");
+    let mut command = agent();
+    command.args(["profile", "--for", "60s", "--pid", &pid, "-o", "bundle"]);
+    let mut profile = command.stdout(File::create(&path).unwrap()).stderr(Stdio::null()).spawn().expect("starts");
+    wait_until("its beginning", SOON, || entries(&path).len() >= 2);
+    profile.kill().unwrap();
+    profile.wait().unwrap();
+    let envelope = verified(&path);
+    let summary = &envelope["data"]["summary"];
+    assert_eq!(
+        (&summary["state"], &summary["audit"]["verdict"]),
+        (&json!("cut_off"), &json!("truncated")),
+        "{envelope}"
+    );
+    assert!(summary["missing"].to_string().contains("the answer of profile"), "{}", summary["missing"]);
+    // The intent, before anything was looked at.
+    let audit = bundle::read(&fs::read(&path).unwrap(), 64 << 20).pieces(bundle::AUDIT);
+    let records = String::from_utf8(audit).unwrap();
+    let records: Vec<Value> = records.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let started = records.iter().find(|record| record["type"] == "action.start").expect("its beginning");
+    assert_eq!((&started["data"]["command"], &started["data"]["bundle"]), (&json!("profile"), &json!("-")));
 }
 
 #[test]

@@ -123,13 +123,30 @@ fn what_one_command_takes_the_others_of_the_session_have_not() {
     assert_eq!(first["wall_limit_us"], Value::Null);
     // Each of these has room alone.
     let looks: Vec<Output> = (0..10).map(|_| exec(&pod, &hold, &["access", "-o", "json"])).collect();
-    let refused: Vec<&Output> = looks.iter().filter(|look| look.stdout_text().is_empty()).collect();
-    let printed: usize = looks.iter().map(|look| look.stdout_text().len()).sum();
+    let is_refused = |look: &&Output| look.stderr_text().contains("limit_reached: the out that all commands");
+    let (refused, told): (Vec<&Output>, Vec<&Output>) = looks.iter().partition(is_refused);
+    let printed: usize = told.iter().map(|look| look.stdout_text().len()).sum();
     assert!(!refused.is_empty() && refused.len() < 10 && printed <= 32 << 10, "{} {printed}", refused.len());
     for look in &refused {
-        assert_eq!(look.exit_code, 4);
-        assert!(look.stderr_text().contains("limit_reached: the out that all commands"), "{}", look.stderr_text());
+        turned_away(look, "limit_reached", "--limit out=");
     }
+    // In every format.
+    let ndjson = exec(&pod, &hold, &["access", "-o", "ndjson"]);
+    let end: Value = serde_json::from_str(ndjson.stdout_text().trim()).expect("one line");
+    assert_eq!((ndjson.exit_code, &end["end"]["data"]), (4, &Value::Null));
+    let table = exec(&pod, &hold, &["access", "-o", "table"]);
+    assert!(table.exit_code == 4 && table.stdout_text().contains("limit_reached"), "{}", table.stdout_text());
+    let pprof = exec(&pod, &hold, &["profile", "-o", "pprof"]);
+    assert!(pprof.exit_code == 4 && pprof.stdout.is_empty(), "{}", pprof.stderr_text());
+    let envelope = pprof.stderr_text().lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
+    assert_eq!(envelope.expect("an envelope")["gaps"][0]["reason"], "limit_reached");
+    let bundle = exec(&pod, &hold, &["ps", "-o", "bundle"]);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), &bundle.stdout).expect("a file");
+    assert!(!bundle.stdout.is_empty(), "{}", bundle.stderr_text());
+    let verified = common::json(["bundle", "verify", file.path().to_str().expect("UTF-8")]);
+    assert_eq!((bundle.exit_code, &verified["data"]["summary"]["state"]), (4, &json!("whole")), "{verified}");
+    let refused = refused.len() + 4;
     // Whoever wants to know, or to end it, may.
     let last = summary(&exec(&pod, &hold, &["status"]));
     let used = |key: &str| last[key].as_u64().expect("a number");
@@ -139,8 +156,32 @@ fn what_one_command_takes_the_others_of_the_session_have_not() {
     let (_, records, text, _) = ended(hold);
     assert_eq!(verify(text.as_bytes(), None).chains[0].verdict, Verdict::Whole);
     let hits = of_kind(&records, "limit.hit");
-    assert_eq!(hits.iter().filter(|hit| hit["data"]["limit"] == "out").count(), refused.len());
+    assert_eq!(hits.iter().filter(|hit| hit["data"]["limit"] == "out").count(), refused);
     assert!(records[0]["data"]["limits"].as_str().is_some_and(|limits| limits.contains("out=32768")));
+}
+
+/// Commands that look at nothing are sessions of their own, and leave what the others find the hold by.
+#[test]
+fn a_command_that_is_none_of_the_session_does_not_hide_the_hold() {
+    let Some((pod, hold)) = held("a_command_that_is_none", &["--ttl", "5m", "--session", "whole"]) else { return };
+    for _ in 0..5 {
+        assert_eq!(exec(&pod, &hold, &["version"]).exit_code, 0);
+        let ps = exec(&pod, &hold, &["ps"]);
+        assert_eq!(answer(&ps)["session"]["id"], "whole", "{}", ps.stderr_text());
+    }
+    assert_eq!(exec(&pod, &hold, &["end"]).exit_code, 0);
+    assert_eq!(ended(hold).3["commands"], 6);
+}
+
+/// The envelope of a command that the hold has not let begin.
+fn turned_away(output: &Output, reason: &str, remedy: &str) -> Value {
+    assert_eq!(output.exit_code, 4, "{}", output.stderr_text());
+    let envelope = answer(output);
+    let gap = &envelope["gaps"][0];
+    assert_eq!((&envelope["data"], &gap["reason"]), (&Value::Null, &json!(reason)), "{envelope}");
+    assert!(gap["remedy"].as_str().is_some_and(|words| words.contains(remedy)), "{gap}");
+    assert!(envelope["session"]["expires"].is_string(), "it is tagged with the session: {envelope}");
+    envelope
 }
 
 #[test]
@@ -156,7 +197,7 @@ fn cpu_time_that_one_command_has_used_is_gone() {
     assert!(used >= told && used > 500_000, "{used} {told}");
     // What was cut off in the middle, or is not let begin at all, ends alike.
     let refused = exec(&pod, &hold, &["ps"]);
-    assert!(refused.exit_code == 4 && refused.stderr_text().contains("limit_reached"), "{}", refused.stderr_text());
+    turned_away(&refused, "limit_reached", "--limit cpu=");
 }
 
 #[test]
@@ -253,7 +294,7 @@ fn kill_in(pod: &Pod, pid: u64) {
         .into_iter()
         .find(|(inner, _)| *inner == pid)
         .unwrap_or_else(|| panic!("no process has the number {pid} in the pod"));
-    common::signal(outer.cast_unsigned(), nix::sys::signal::Signal::SIGKILL);
+    common::signal(outer, nix::sys::signal::Signal::SIGKILL);
 }
 
 #[test]
@@ -295,7 +336,11 @@ fn no_more_is_shown_and_no_more_commands_run_than_the_session_allows() {
     let arguments = ["--ttl", "5m", "--redact", "strict", "--limit", "commands=1,rss=64M"];
     let Some((pod, hold)) = held("no_more_is_shown", &arguments) else { return };
     let lax = exec(&pod, &hold, &["ps"]);
-    assert_eq!((lax.exit_code, lax.stdout_text().is_empty()), (4, true), "{}", lax.stderr_text());
+    let envelope = turned_away(&lax, "refused_by_policy", "--redact strict");
+    assert_eq!(
+        envelope["session"]["id"],
+        answer(&exec(&pod, &hold, &["status", "--redact", "strict"]))["session"]["id"]
+    );
     let (one, other) =
         (exec(&pod, &hold, &["ps", "--redact", "strict"]), exec(&pod, &hold, &["ps", "--redact", "strict"]));
     let script = |output: &Output| answer(output)["data"]["rows"][0]["args"][2].as_str().map(str::to_owned);
@@ -306,7 +351,7 @@ fn no_more_is_shown_and_no_more_commands_run_than_the_session_allows() {
         let profile = scope.spawn(|| exec(&pod, &hold, &["profile", "--for", "50s", "--redact", "strict"]));
         hold.stdout().wait_for("\"command\":\"profile\"", SOON).expect("its beginning");
         let more = exec(&pod, &hold, &["ps", "--redact", "strict"]);
-        assert_eq!(more.exit_code, 4, "{}", more.stderr_text());
+        turned_away(&more, "limit_reached", "--limit commands=");
         // Whoever wants to know, or to end it, may.
         assert_eq!(exec(&pod, &hold, &["status", "--redact", "strict"]).exit_code, 0);
         assert_eq!(exec(&pod, &hold, &["end", "--redact", "strict"]).exit_code, 0);
@@ -314,7 +359,8 @@ fn no_more_is_shown_and_no_more_commands_run_than_the_session_allows() {
     });
     let (_, records, text, _) = ended(hold);
     assert_eq!(verify(text.as_bytes(), None).chains[0].verdict, Verdict::Whole);
-    assert_eq!(of_kind(&records, "authz.deny").len(), 2);
+    assert_eq!(of_kind(&records, "authz.deny").len(), 1);
+    assert_eq!(of_kind(&records, "limit.hit")[0]["data"]["limit"], "commands");
 }
 
 /// Connects to each socket of an agent in the network namespace, with the target's own rights, and says what came of it.
@@ -324,7 +370,8 @@ names = {line.split()[-1][1:] for line in open('/proc/net/unix') if '@agent-' in
 told = []
 for name in sorted(names):
     for messages in ([b'{"hello":{"nonce":"00"}}', b'{"begin":{"proof":"00","command":"ps","redaction":"off"}}',
-                      b'{"record":{"kind":"action.start","data":{"action":1}}}'], [b'\xff' * 60000], [b'{}']):
+                      b'{"record":{"kind":"action.start","data":{"action":1}}}'],
+                     [b'{"hello":{"nonce":"00"}}', b'{"take":{"proof":"00"}}'], [b'\xff' * 60000], [b'{}']):
         s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         s.connect('\0' + name)
         s.settimeout(5)
@@ -387,18 +434,18 @@ fn the_target_can_neither_read_nor_squat_nor_speak_in_it() {
     let answers = told[1].as_array().expect("answers");
     // It gets a number and a proof that is worth nothing to it, and not one word more.
     assert!(answers[0][0].as_str().is_some_and(|answer| answer.starts_with("{\"challenge\"")), "{told}");
-    for answer in answers[..3].iter().flat_map(|answers| answers.as_array().expect("answers")) {
+    for answer in answers[..4].iter().flat_map(|answers| answers.as_array().expect("answers")) {
         let answer = answer.as_str().expect("text");
-        assert!(!answer.contains("welcome") && !answer.contains("recorded"), "{told}");
+        assert!(!["welcome", "recorded", "kept"].iter().any(|word| answer.contains(word)), "{told}");
     }
-    assert_eq!(answers[3], "taken");
+    assert_eq!(answers[4], "taken");
     assert_eq!(told[2], json!(["there"]), "nothing of the agent's can be read");
     let status = answer(&exec(&pod, &hold, &["status"]));
-    assert_eq!(status["data"]["summary"]["strangers"], 3);
+    assert_eq!(status["data"]["summary"]["strangers"], 4);
     assert_eq!(exec(&pod, &hold, &["end"]).exit_code, 0);
     let (_, records, text, _) = ended(hold);
     assert_eq!(verify(text.as_bytes(), None).chains[0].verdict, Verdict::Whole);
-    assert_eq!(of_kind(&records, "authz.deny").len(), 3);
+    assert_eq!(of_kind(&records, "authz.deny").len(), 4);
     assert_eq!(of_kind(&records, "action.start").len(), 2, "only status and end");
 }
 
@@ -510,7 +557,7 @@ fn many_commands_at_once_and_one_after_another_leave_nothing_behind() {
     assert_eq!(verify(text.as_bytes(), None).chains[0].verdict, Verdict::Whole);
     assert_eq!(of_kind(&records, "action.start").len(), done + 2);
     assert_eq!(of_kind(&records, "action.end").len(), done + 2);
-    assert_eq!(of_kind(&records, "authz.deny").len(), 240 - done);
+    assert_eq!(of_kind(&records, "limit.hit").len(), 240 - done);
     assert_eq!(receipt["commands"], json!(done + 2));
 }
 
@@ -575,7 +622,7 @@ fn a_command_that_began_before_the_hold_does_not_hide_it() {
     container.stderr().wait_for("action.start", SOON).expect("its beginning");
     std::thread::scope(|scope| {
         let early = scope.spawn(|| exec(&pod, &container, &["profile", "--for", "3s"]));
-        let is_there = |outer: i32| {
+        let is_there = |outer: u32| {
             std::fs::read(format!("/proc/{outer}/status"))
                 .is_ok_and(|text| text.windows(11).any(|w| w == b"Seccomp:\t2\n"))
                 && std::fs::read(format!("/proc/{outer}/cmdline")).is_ok_and(|line| line.ends_with(b"--for\x003s\0"))
@@ -605,11 +652,11 @@ fn a_session_after_one_that_was_killed_says_so() {
     let first = std::thread::scope(|scope| {
         let first = scope.spawn(|| exec(&pod, &container, &["hold", "--ttl", "5m", "--session", "first"]));
         wait_until("the hold", SOON, || exec(&pod, &container, &["status"]).exit_code == 0);
-        let is_hold = |outer: i32| {
+        let is_hold = |outer: u32| {
             std::fs::read(format!("/proc/{outer}/cmdline")).is_ok_and(|line| line.starts_with(b"agent\0hold\0"))
         };
         let hold = processes(&pod).into_iter().find(|(_, outer)| is_hold(*outer)).expect("the hold");
-        common::signal(hold.1.cast_unsigned(), nix::sys::signal::Signal::SIGKILL);
+        common::signal(hold.1, nix::sys::signal::Signal::SIGKILL);
         first.join().expect("a thread")
     });
     let first = records(&first.stdout_text());
@@ -625,17 +672,6 @@ fn a_session_after_one_that_was_killed_says_so() {
 }
 
 /// The processes of the pod: their numbers in it, and outside.
-fn processes(pod: &Pod) -> Vec<(u64, i32)> {
-    let target = pod.target_pid().as_raw_nonzero().get();
-    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let entries = std::fs::read_dir("/proc").expect("proc").flatten();
-    entries
-        .filter_map(|entry| {
-            let outer: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
-            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-            let inner = numbers.split_whitespace().last()?.parse().ok()?;
-            (namespace(outer)? == namespace(target)?).then_some((inner, outer))
-        })
-        .collect()
+fn processes(pod: &Pod) -> Vec<(u64, u32)> {
+    common::beside(pod.target_pid().as_raw_nonzero().get().cast_unsigned())
 }

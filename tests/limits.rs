@@ -91,7 +91,7 @@ fn every_limit_is_what_prlimit_and_proc_say() {
     }
     // The names and units, and the order, are those of /proc/PID/limits.
     let proc = fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
-    for (line, row) in proc.lines().skip(1).zip(rows) {
+    for (line, row) in common::pairs(&proc.lines().skip(1).collect::<Vec<_>>(), rows) {
         let name = line[4..26].trim().replace(' ', "_");
         assert_eq!(row["name"], *name);
         let unit = line.get(68..).unwrap_or_default().trim();

@@ -86,6 +86,99 @@ fn assert_references_resolve(envelope: &Value) {
     }
 }
 
+/// The envelope without data that says why there is none, of an answer in `format`.
+fn without_data(answer: &Answer, format: &str) -> Value {
+    assert_eq!(answer.status, 4, "{format}: {}", answer.stderr);
+    assert!(answer.audit.contains("\"type\":\"limit.hit\""), "{format}: {}", answer.audit);
+    let last = |text: &str| serde_json::from_str::<Value>(text.lines().last().unwrap_or_default()).expect("JSON");
+    let envelope = match format {
+        "json" => last(answer.text()),
+        "ndjson" => last(answer.text())["end"].take(),
+        // No stack is half of one: it is told beside them, as of what is written as it goes.
+        _ => {
+            assert!(answer.stdout.is_empty(), "{format}: {}", String::from_utf8_lossy(&answer.stdout));
+            let line = answer.stderr.lines().find(|line| line.starts_with('{')).expect("an envelope");
+            serde_json::from_str(line).expect("JSON")
+        }
+    };
+    assert_valid(&envelope);
+    assert_eq!(envelope["data"], Value::Null, "{format}");
+    assert_eq!(envelope["digest"], agent_model::digest(&Value::Null).expect("canonical"));
+    let gap = &envelope["gaps"][0];
+    assert_eq!((&gap["at"], &gap["reason"]), (&Value::from(""), &Value::from("limit_reached")), "{format}: {gap}");
+    assert!(gap["remedy"].as_str().is_some_and(|words| words.contains("--")), "{format}: {gap}");
+    envelope
+}
+
+#[test]
+fn where_a_limit_comes_before_all_else_there_is_an_envelope_in_every_format() {
+    let target = Child::start(Command::new("sleep").arg("600"));
+    let pid = target.pid().to_string();
+    let look = |command: &str, format: &str| {
+        run([command, "--pid", &pid, "--limit", "wall=1us", "-o", format, "--incident", "INC-9"])
+    };
+    for command in ["ps", "limits", "snapshot", "stacks"] {
+        for format in ["json", "ndjson"] {
+            let envelope = without_data(&look(command, format), format);
+            assert_eq!(envelope["schema"], format!("agent.{command}/1"));
+            assert_eq!(envelope["session"]["incident"], "INC-9");
+            assert_eq!(envelope["options"], without_data(&look(command, "json"), "json")["options"]);
+        }
+    }
+    for (command, format) in [("profile", "pprof"), ("profile", "svg"), ("modules", "cyclonedx")] {
+        without_data(&look(command, format), format);
+    }
+    let table = look("limits", "table");
+    assert!(table.status == 4 && table.text().contains("limit_reached"), "{} {}", table.status, table.text());
+    // And a bundle of it is whole.
+    let bundle = look("ps", "bundle");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("b");
+    fs::write(&file, &bundle.stdout).expect("a file");
+    let file = file.to_str().expect("UTF-8");
+    let verified = json(["bundle", "verify", file]);
+    assert_eq!((bundle.status, &verified["data"]["summary"]["state"]), (4, &Value::from("whole")), "{verified}");
+    let shown = json(["bundle", "cat", file, "artifacts/000-ps.json"]);
+    assert_eq!(shown["data"]["content"]["gaps"][0]["reason"], "limit_reached", "{shown}");
+}
+
+/// Neither rows nor parts could go.
+#[test]
+fn an_answer_that_cannot_be_cut_smaller_is_an_envelope_without_data() {
+    let tree = recorded(1, 30_000);
+    let proc = tree.path().to_str().expect("UTF-8");
+    let file = tree.path().join("b").to_str().expect("UTF-8").to_owned();
+    fs::write(&file, run(["ps", "--proc", proc, "-o", "bundle"]).stdout).expect("a file");
+    let cat = ["bundle", "cat", &file, "artifacts/000-ps.json", "--limit", "out=16K", "-o"];
+    for format in ["json", "ndjson"] {
+        let answer = run(cat.iter().chain([&format]));
+        without_data(&answer, format);
+        assert!(answer.stdout.len() <= 16 << 10, "{}", answer.stdout.len());
+    }
+}
+
+/// Of looks one after another those that fit are told, and then that there is no room for more.
+#[test]
+fn the_last_of_many_envelopes_says_that_there_is_no_room_for_another() {
+    let target = Child::start(Command::new("sleep").arg("600"));
+    let pid = target.pid().to_string();
+    let watch = |looks: &str, limit: &str| {
+        run(["maps", "--pid", &pid, "--watch", looks, "--interval", "1ms", "--limit", limit, "-o", "json"])
+    };
+    let first: Value = serde_json::from_slice(&watch("1", "out=1M").stdout).expect("JSON");
+    let data = serde_json::to_vec(&first["data"]).expect("JSON").len();
+    // What it is taken for with all that is around it, and behind it not enough for another without a single row.
+    let most = data + 192 * rows(&first).len() + (15 << 10);
+    let answer = watch("40", &format!("out={most}"));
+    assert!(answer.stdout.len() <= most, "{} of {most}", answer.stdout.len());
+    without_data(&answer, "json");
+    let envelopes: Vec<Value> = answer.text().lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let [whole, last] = &envelopes[..] else { panic!("{} envelopes", envelopes.len()) };
+    assert_valid(whole);
+    assert_eq!((rows(whole).len(), &whole["gaps"]), (rows(&first).len(), &first["gaps"]));
+    assert_eq!((&whole["sequence"], &last["sequence"]), (&1.into(), &2.into()));
+}
+
 /// Of a part that is too large, the rows that fit stay.
 #[test]
 fn a_snapshot_leaves_out_rows_of_its_largest_parts() {
@@ -188,10 +281,11 @@ fn memory_that_is_asked_for_beyond_the_limit_is_not_given() {
     let target = Child::start(Command::new("sleep").arg("600"));
     let pid = target.pid().to_string();
     let file = file.to_str().expect("UTF-8");
-    let answer = run(["modules", "--pid", &pid, "--compare", file, "--limit", "rss=8M"]);
-    assert_eq!(answer.status, 4, "{}", answer.stderr);
-    assert!(answer.stderr.contains("memory limit"), "{}", answer.stderr);
-    assert!(answer.stdout.is_empty());
+    let answer = run(["modules", "--pid", &pid, "--compare", file, "--limit", "rss=8M", "-o", "json"]);
+    // What was seen besides is told.
+    let envelope = cut_off(&answer);
+    assert_eq!(rows(&envelope)[0]["path"], "/usr/bin/sleep");
+    assert!(envelope["gaps"].to_string().contains("memory limit"), "{}", envelope["gaps"]);
 }
 
 #[test]

@@ -181,6 +181,111 @@ fn deadlines_and_the_audit_follow_the_clock_that_nobody_sets() {
     assert!((3_000_000..20_000_000).contains(&lasted_us), "{lasted_us}");
 }
 
+/// As the clock of the tests' own says it.
+fn wall_us() -> i64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).expect("a clock");
+    now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000
+}
+
+/// Microseconds since 1970.
+fn rfc3339_us(value: &Value) -> i64 {
+    let time = humantime::parse_rfc3339(value.as_str().expect("a time")).expect("RFC 3339");
+    let since = time.duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    i64::try_from(since.as_micros()).expect("not that far")
+}
+
+/// A shell in which `$C` runs a program whose clocks are set with `jump WALL BOOT`, in seconds.
+fn with_clocks(name: &str, script: &str) -> Option<(Command, tempfile::TempDir)> {
+    let script = format!(
+        "jump() {{ echo $1 $2 > $D/jump.new; mv $D/jump.new $D/jump; }}\njump 0 0\nC=\"$CLOCK $D/jump\"\n{script}"
+    );
+    let (mut command, directory) = shell(name, &[], &script)?;
+    command.env("CLOCK", agent_targets::build("clock", &[]));
+    Some((command, directory))
+}
+
+/// Somebody sets the clock on the wall, an hour on and then one back from where it was.
+#[test]
+fn a_clock_that_jumps_moves_no_deadline_and_is_told_as_it_is() {
+    const HOUR_US: i64 = 3_600_000_000;
+    const TTL_US: i64 = 600_000_000;
+    let script = r#"
+        $C $A hold --ttl 10m > $D/log 2> $D/err & hold=$!
+        until grep -q session.open $D/log; do sleep 0.05; done
+        look() { $C $A env --pid $$ --allow-gaps -o json > $D/env.$1; $C $A status -o json > $D/status.$1; }
+        look 0; jump 3600 0; look 1; jump -3600 0; look 2; jump 0 0; look 3
+        $C $A end > $D/out
+        set +e; wait $hold; echo $?
+        cp /dev/termination-log $D/receipt"#;
+    let Some((mut command, directory)) = with_clocks("a_clock_that_jumps", script) else { return };
+    let (began_us, answer) = (wall_us(), Answer::of(&mut command));
+    let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap_or_default();
+    assert_eq!(answer.text(), "0\n", "{} {}", answer.stderr, read("err"));
+    let took_us = wall_us() - began_us;
+    let mut left_us = TTL_US;
+    for (number, hours) in [0, 1, -1, 0].into_iter().enumerate() {
+        let json = |name: &str| serde_json::from_str::<Value>(&read(&format!("{name}.{number}"))).expect("JSON");
+        let (env, status) = (json("env"), json("status"));
+        // What is left is less each time, by the time that went by.
+        let left = status["data"]["summary"]["left_us"].as_i64().expect("a number");
+        assert!((TTL_US - took_us..left_us).contains(&left), "{number}: {left} of {left_us}, after {took_us}");
+        left_us = left;
+        // When that is, is told by the clock as it stands now.
+        let ends_us = rfc3339_us(&status["data"]["summary"]["expires"]);
+        let expected_us = began_us + TTL_US + hours * HOUR_US;
+        assert!((expected_us - 2_000_000..expected_us + took_us + 2_000_000).contains(&ends_us), "{number}: {status}");
+        assert_eq!(env["session"]["expires"], status["data"]["summary"]["expires"], "{number}");
+        let seen_us = rfc3339_us(&env["observed"]["start"]) - hours * HOUR_US;
+        assert!((began_us..began_us + took_us).contains(&seen_us), "{number}: {}", env["observed"]);
+        assert!(env["cost"]["wall_us"].as_i64().is_some_and(|cost| (0..took_us).contains(&cost)), "{}", env["cost"]);
+    }
+    let log = read("log");
+    let chain = &verify(log.as_bytes(), None).chains[0];
+    assert_eq!(chain.verdict, Verdict::Whole, "{:?}", chain.why);
+    let records = lines(&log);
+    let receipt: Value = serde_json::from_str(&read("receipt")).expect("a receipt");
+    assert_eq!(receipt["audit"]["head"], records.last().expect("records")["hash"]);
+    // One clock only goes on; the other says what it said then.
+    let mono: Vec<i64> = records.iter().map(mono_us).collect();
+    assert!(mono.is_sorted() && mono[mono.len() - 1] - mono[0] <= took_us, "{mono:?}");
+    let jumps = of_kind(&records, "action.start").into_iter().map(|record| {
+        let wall_us = rfc3339_us(&record["ts"]) - rfc3339_us(&records[0]["ts"]);
+        (wall_us - (mono_us(record) - mono_us(&records[0])) + HOUR_US / 2).div_euclid(HOUR_US)
+    });
+    assert_eq!(jumps.collect::<Vec<_>>(), [0, 0, 1, 1, -1, -1, 0, 0, 0]);
+}
+
+fn mono_us(record: &Value) -> i64 {
+    record["mono_us"].as_i64().expect("a number")
+}
+
+/// A node that was suspended: the time has gone by for the session as well.
+#[test]
+fn a_session_whose_time_went_by_while_the_machine_slept_is_over_at_once() {
+    let script = r#"
+        $C $A hold --ttl 10m > $D/log 2> $D/err & hold=$!
+        until grep -q session.open $D/log; do sleep 0.05; done
+        $C $A profile --pid $$ --for 5m -o json > $D/profile 2> $D/errors & profile=$!
+        until grep -q '"command":"profile"' $D/log; do sleep 0.05; done
+        jump 0 3600
+        set +e; wait $profile; echo $?; wait $hold; echo $?"#;
+    let Some((mut command, directory)) = with_clocks("a_session_whose_time_went_by", script) else { return };
+    let began = std::time::Instant::now();
+    let answer = Answer::of(&mut command);
+    let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap_or_default();
+    assert_eq!(answer.text(), "4\n0\n", "{} {} {}", answer.stderr, read("err"), read("errors"));
+    assert!(began.elapsed() < common::SOON, "{:?}", began.elapsed());
+    // What was seen by then is told.
+    let profile: Value = serde_json::from_str(&read("profile")).expect("an envelope");
+    common::assert_valid(&profile);
+    assert!(profile["gaps"].as_array().expect("gaps").iter().any(|gap| gap["reason"] == "limit_reached"), "{profile}");
+    let log = read("log");
+    assert_eq!(verify(log.as_bytes(), None).chains[0].verdict, Verdict::Whole);
+    let records = lines(&log);
+    assert_eq!(of_kind(&records, "session.close")[0]["data"]["why"], "its time is over");
+    assert_eq!(of_kind(&records, "action.end").len(), 1);
+}
+
 /// The time since boot, in microseconds.
 fn boot_us() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("a clock");

@@ -220,7 +220,7 @@ fn tcp_from_inside_is_what_ss_says() {
     assert!(connections >= 11, "{connections}");
     // By default there is less, and it is the same.
     let brief = holder.inside(&["--protocol", "tcp"]);
-    for (row, whole) in rows(&brief).iter().zip(rows(&seen)) {
+    for (row, whole) in common::pairs(rows(&brief), rows(&seen)) {
         for (key, value) in row["tcp"].as_object().into_iter().flatten() {
             assert_eq!(*value, whole["tcp"][key], "{key}");
         }

@@ -10,6 +10,8 @@ use serde::Serialize;
 
 use agent_scenario::bundle::sha256;
 
+use crate::hold;
+
 /// The largest file that is brought out, in bytes: as large as one can become.
 const LARGEST: usize = 80 << 20;
 
@@ -98,17 +100,23 @@ fn nothing<D>(_: &Enveloped<'_>, _: &D, _: &mut dyn std::io::Write) -> std::io::
     Ok(())
 }
 
-/// A file of the session's directory: no other can be named.
+/// A file of the session's directory, or of the hold's memory: no other can be named.
 fn file(run: &Run, directory: &str, name: &str) -> Result<Vec<u8>, Failure> {
     if name.is_empty() || name.starts_with('.') || name.contains('/') {
         return Err(Failure::new(name, Cause::Malformed("it is no name of a file that was kept")));
     }
-    run.own_file_in(directory, name, LARGEST).map_err(|failure| match run.own_directory(directory) {
-        Ok(names) if failure.is_not_found() => {
-            let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-            Failure::new(name, Cause::Invalid(format!("it is not there; in {directory} is {names}")))
+    if let Some(file) = hold::kept(name) {
+        return run.kept_file(name, file, LARGEST);
+    }
+    run.own_file_in(directory, name, LARGEST).map_err(|failure| {
+        let in_memory = hold::kept_names().map(str::to_owned);
+        let names: Vec<String> =
+            run.own_directory(directory).unwrap_or_default().into_iter().chain(in_memory).collect();
+        match &names[..] {
+            _ if !failure.is_not_found() => failure,
+            [] => Failure::new(name, Cause::Invalid(format!("it is not there, and nothing is kept in {directory}"))),
+            names => Failure::new(name, Cause::Invalid(format!("it is not there; kept is {}", names.join(", ")))),
         }
-        _ => failure,
     })
 }
 

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use agent_model::Text;
+use agent_model::{Gap, Reason, Text};
 use agent_output::{Ended, Printed};
 use agent_scenario::bundle::{self, Writer, artifact_path};
 use agent_session::{Entry, Ledger, Limits, Session};
-use agent_system::keep::OwnFile;
+use agent_system::keep::{self, OwnFile, SESSION_DIRECTORY};
 use agent_system::{Command, Keep, Kept, clock, own};
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 
+use crate::hold::Link;
 use crate::scenarios::RUN;
 use crate::verdict::{AuditHead, Status};
 use crate::{audit, cli, resource, version};
@@ -27,7 +28,7 @@ const VOLATILE: [&str; 4] = ["/session", "/sequence", "/observed", "/cost"];
 #[derive(Debug)]
 pub(crate) struct Bundle {
     state: Mutex<State>,
-    /// Its name in the session's directory; `None` where it goes to standard output.
+    /// Its name in the session's directory or the hold's memory; `None` where it goes to standard output.
     name: Option<String>,
 }
 
@@ -75,8 +76,26 @@ impl Write for Stdout {
     }
 }
 
+/// What comes of asking for a bundle.
+#[derive(Debug, Default)]
+pub(crate) struct Opened {
+    /// The bundle, if there is one.
+    pub(crate) bundle: Option<Arc<Bundle>>,
+    /// Why there is none although it was asked for: there is no room for it.
+    pub(crate) gap: Option<Gap>,
+}
+
+/// Where a bundle goes.
+struct Place {
+    out: Box<dyn Write + Send>,
+    /// Its name; `None` for standard output.
+    name: Option<String>,
+    /// How large it may become, in bytes.
+    most: u64,
+}
+
 /// Begins the bundle that the command line asks for, if it does: before the agent is confined. `argv` is as it may be
-/// shown.
+/// shown; with a `link` it can be kept in the memory of the hold.
 ///
 /// # Errors
 ///
@@ -85,24 +104,75 @@ pub(crate) fn open(
     global: &cli::Global,
     chosen: Option<cli::Chosen>,
     command: &Command,
-    session: &Session,
+    (session, link): (&Session, Option<&Link>),
     (argv, wall_us): (&[String], u64),
-) -> anyhow::Result<Option<Arc<Bundle>>> {
+) -> anyhow::Result<Opened> {
     let start = clock::rfc3339(wall_us);
-    let (out, name): (Box<dyn Write + Send>, _) = match (&global.keep, chosen) {
-        (Some(directory), _) => {
-            let name = name(session, &start);
-            let file = OwnFile::create(directory, &name).with_context(|| {
-                format!("{directory}: no bundle can be kept there (-o bundle writes one to standard output)")
-            })?;
-            (Box::new(file), Some(name))
-        }
-        (None, Some(cli::Chosen::Bundle)) if io::stdout().is_terminal() => {
-            anyhow::bail!("a bundle is nothing for a terminal: write it to a file, or --keep it")
-        }
-        (None, Some(cli::Chosen::Bundle)) => (Box::new(Stdout), None),
-        _ => return Ok(None),
+    let is_bundle = matches!(chosen, Some(cli::Chosen::Bundle));
+    // What nobody could read is kept where that is possible.
+    let on_terminal = is_bundle && io::stdout().is_terminal();
+    let kept_in = global.keep.as_deref().or(link.filter(|_| on_terminal).map(|_| SESSION_DIRECTORY));
+    let most = session.limits().out_bytes;
+    let place = match kept_in {
+        Some(directory) => match kept_place(directory, &name(session, &start), link)? {
+            Ok(place) => Place { most: place.most.min(most), ..place },
+            Err(gap) => return Ok(Opened { bundle: None, gap }),
+        },
+        None if on_terminal => anyhow::bail!("a bundle is nothing for a terminal: write it to a file, or --keep it"),
+        None if is_bundle => Place { out: Box::new(Stdout), name: None, most },
+        None => return Ok(Opened::default()),
     };
+    begin(place, global, command, session, (argv, start))
+        .map(|bundle| Opened { bundle: Some(Arc::new(bundle)), gap: None })
+}
+
+/// The file `name` in `directory`, or where none can be made in that of the session, in the memory of the hold. The gap is
+/// why there is none, where the hold has no room.
+fn kept_place(directory: &str, name: &str, link: Option<&Link>) -> anyhow::Result<Result<Place, Option<Gap>>> {
+    let error = match create(directory, name) {
+        Ok((file, name)) => return Ok(Ok(Place { out: Box::new(file), name: Some(name), most: u64::MAX })),
+        Err(error) => error,
+    };
+    let Some(link) = link.filter(|_| directory == SESSION_DIRECTORY) else {
+        let words = format!("{directory}: no bundle can be kept there (-o bundle writes one to standard output)");
+        return Err(error).context(words);
+    };
+    // It looks at nothing, and its answer says why.
+    if link.denied().is_some() {
+        return Ok(Err(None));
+    }
+    Ok(match link.keep(name) {
+        Ok((name, most, file)) => Ok(Place { out: Box::new(file), name: Some(name), most }),
+        Err(words) => {
+            let gap = Gap::new("", Reason::LimitReached).detail(format!("no bundle is kept: {words}"));
+            let remedy = "-o bundle writes one to standard output, or hold a session with a higher --limit kept=";
+            Err(Some(gap.path(format!("{directory}/{name}").as_str()).remedy(remedy)))
+        }
+    })
+}
+
+/// Bundles of one second that are told apart.
+const ALIKE: usize = 100;
+
+/// Makes the file `name` in `directory`, or one of another name if that is there; with its name.
+fn create(directory: &str, name: &str) -> io::Result<(OwnFile, String)> {
+    let mut there: Vec<String> = Vec::new();
+    loop {
+        let name = keep::another_name(name, |name| there.iter().all(|other| other != name));
+        match OwnFile::create(directory, &name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && there.len() < ALIKE => there.push(name),
+            made => return made.map(|file| (file, name)),
+        }
+    }
+}
+
+fn begin(
+    Place { out, name, most }: Place,
+    global: &cli::Global,
+    command: &Command,
+    session: &Session,
+    (argv, start): (&[String], String),
+) -> anyhow::Result<Bundle> {
     let Value::Object(about) = json!({
         "session": session.info(),
         "agent": version::info(),
@@ -113,10 +183,11 @@ pub(crate) fn open(
     }) else {
         anyhow::bail!("a bundle has no description")
     };
-    let mut writer = Writer::new(out, session.limits().out_bytes);
+    let mut writer = Writer::new(out, most);
     let mut opening = about.clone();
     opening.insert("redaction".to_owned(), global.redact.level().as_str().into());
-    writer.add(bundle::OPEN, JSON, &serde_json::to_vec(&opening)?).context("the bundle")?;
+    // However little may be written.
+    writer.add_last(bundle::OPEN, JSON, &serde_json::to_vec(&opening)?).context("the bundle")?;
     let state = State {
         writer: Some(writer),
         artifacts: 0,
@@ -126,20 +197,22 @@ pub(crate) fn open(
         is_full: false,
         so_far: SoFar::default(),
     };
-    Ok(Some(Arc::new(Bundle { state: Mutex::new(state), name })))
+    Ok(Bundle { state: Mutex::new(state), name })
 }
 
 /// `INCIDENT__NAMESPACE__WORKLOAD__YYYYMMDDThhmmssZ__SESSION.dbg.tar.zst`: sorts by incident, place and time. What is not known
-/// is left out; where no workload is, it is the host, which is the pod.
+/// is left out; where no workload is, it is what the name of the host, which is the pod, says of one.
 fn name(session: &Session, start: &str) -> String {
     let time: String =
         start.split('.').next().unwrap_or_default().chars().filter(|c| !matches!(c, '-' | ':' | 'Z')).collect();
     let info = session.info();
     let told = resource::told();
     let namespace = told.get(resource::NAMESPACE).map(String::as_str);
-    let workload = resource::WORKLOADS.iter().find_map(|key| told.get(*key)).cloned().unwrap_or_else(own::host_name);
+    let host = own::host_name();
+    let workload = resource::WORKLOADS.iter().find_map(|key| told.get(*key)).map(String::as_str);
+    let workload = workload.unwrap_or_else(|| resource::workload_of(&host));
     let incident = info.incident.as_ref().map(Text::as_str);
-    let parts = [incident, namespace, Some(&workload), Some(&format!("{time}Z")), Some(info.id.as_str())]
+    let parts = [incident, namespace, Some(workload), Some(&format!("{time}Z")), Some(info.id.as_str())]
         .into_iter()
         .flatten()
         .map(|part| {
@@ -285,6 +358,16 @@ impl Bundle {
         state.accesses.extend(access_lines(&entries[known..]));
     }
 
+    /// Where it is kept: its name, or `-` for standard output.
+    pub(crate) fn path(&self) -> &str {
+        self.name.as_deref().unwrap_or("-")
+    }
+
+    /// Writes what there is of the audit and the access log by now.
+    pub(crate) fn write_so_far(&self) {
+        self.state().write_so_far();
+    }
+
     /// Says where the audit is, and what was touched, while the command goes on.
     pub(crate) fn follow(&self, audit: audit::Kept, ledger: Arc<Ledger>) {
         let mut state = self.state();
@@ -332,7 +415,6 @@ impl Bundle {
         if let Some(name) = &self.name {
             agent_output::tell(&format!("kept: agent fetch {name}"));
         }
-        let path = self.name.as_deref().unwrap_or("-");
-        Ok(json!({"path": path, "bytes": bytes, "sha256": sha256, "written_bytes": bytes - before}))
+        Ok(json!({"path": self.path(), "bytes": bytes, "sha256": sha256, "written_bytes": bytes - before}))
     }
 }

@@ -26,7 +26,15 @@ pub(crate) enum File {
 /// When it cannot be read, or is neither.
 pub(crate) fn file(run: &Run, path: &str) -> Result<File, Failure> {
     let most = run.session().limits().rss_bytes / 4;
-    let bytes = run.own_file(path, usize::try_from(most).unwrap_or(usize::MAX))?;
+    let limit = usize::try_from(most).unwrap_or(usize::MAX);
+    let bytes = match run.own_file(path, limit) {
+        // What the hold keeps in memory is known by its name alone.
+        Err(failure) if failure.is_not_found() => match crate::hold::kept(path) {
+            Some(file) => run.kept_file(path, file, limit)?,
+            None => return Err(failure),
+        },
+        read => read?,
+    };
     if bytes.starts_with(&MAGIC) {
         let bundle = bundle::read(&bytes, most);
         return Ok(File::Bundle(Box::new(bundle)));

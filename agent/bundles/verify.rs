@@ -383,6 +383,16 @@ fn missing(bundle: &Bundle) -> Vec<String> {
             }
         }
     }
+    let command = opening["command"].as_str().filter(|_| !is_run && bundle.file(bundle::MANIFEST).is_none());
+    if let Some(command) = command {
+        let command = agent_model::Text::from(command);
+        missing.push(
+            match bundle.entries.iter().filter(|entry| bundle::artifact_name(&entry.path).is_some()).count() {
+                0 => format!("the answer of {command}"),
+                answers => format!("what came after {answers} answers of {command}"),
+            },
+        );
+    }
     let last = [bundle::REDACTION, bundle::ACCESS, bundle::AUDIT, bundle::MANIFEST];
     let first = is_run.then_some(bundle::FINDINGS);
     let gone = first.into_iter().chain(last).filter(|path| bundle.file(path).is_none());

@@ -1,21 +1,23 @@
 //! A command in the session of a hold: it joins before it is confined, and records through the hold.
 
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use agent_model::RedactionLevel;
+use agent_model::{Gap, RedactionLevel};
 use agent_session::audit::{Data, Head, Kind, Unrecorded, Witness, hex};
 use agent_session::{Identity, Limits};
 use agent_system::channel::{Channel, LONGEST_MESSAGE};
+use agent_system::keep::OwnFile;
 use agent_system::own;
 use serde_json::json;
 
 use super::place::Place;
 use super::standing;
-use super::wire::{FromHold, RANDOM, Role, ToHold, Welcome, is_same, proof};
+use super::wire::{Denial, FromHold, RANDOM, Role, ToHold, Welcome, is_same, proof};
 use crate::verdict::Status;
 
 /// So long the hold has for an answer: it may have to wait for who reads its log.
@@ -32,6 +34,8 @@ pub(crate) struct Link {
     over: Arc<AtomicBool>,
     /// What the hold says, once a thread listens; until then it is asked for.
     said: Option<Receiver<FromHold>>,
+    /// Why the command may not begin: the hold has recorded that, and listens no more.
+    denial: Option<Denial>,
 }
 
 /// The hold does not let a command begin, or somebody else answers in its place.
@@ -45,6 +49,11 @@ pub(super) fn alive() -> Option<Place> {
     let (channel, _) = greet(&place).ok()??;
     channel.end();
     Some(place)
+}
+
+/// Whether a session is held in this container.
+pub(crate) fn is_held() -> bool {
+    alive().is_some()
 }
 
 /// Connects and has the hold prove what it is; `None` when nobody takes connections.
@@ -90,11 +99,12 @@ fn hear(channel: &Channel) -> Option<FromHold> {
     serde_json::from_slice(&message).ok()
 }
 
-/// Joins the session that is held in this container; `None` where none is.
+/// Joins the session that is held in this container; `None` where none is. The hold may not let `command` begin
+/// ([`Link::denied`]).
 ///
 /// # Errors
 ///
-/// When the hold does not let `command` begin.
+/// When there is no hold that it could be asked of, or not one of this container.
 pub(crate) fn join(command: &str, level: RedactionLevel) -> Result<Option<Link>, Refused> {
     let Some(place) = Place::read() else { return Ok(None) };
     let until = Instant::now() + PATIENCE;
@@ -104,8 +114,11 @@ pub(crate) fn join(command: &str, level: RedactionLevel) -> Result<Option<Link>,
         match say(&channel, &begin).ok().and_then(|()| hear(&channel)) {
             Some(FromHold::Welcome(welcome)) => {
                 standing::keep(welcome.standing.clone(), welcome.past.clone());
-                let channel = Arc::new(channel);
-                return Ok(Some(Link { channel, welcome: *welcome, over: Arc::default(), said: None }));
+                return Ok(Some(Link::new(channel, *welcome, None)));
+            }
+            Some(FromHold::TurnedAway { denial, welcome }) => {
+                channel.end();
+                return Ok(Some(Link::new(channel, *welcome, Some(denial))));
             }
             Some(FromHold::Refused { words }) => return Err(Refused(words)),
             // As in `greet`: a command that was welcomed is heard.
@@ -120,7 +133,45 @@ pub(crate) fn join(command: &str, level: RedactionLevel) -> Result<Option<Link>,
     }
 }
 
+/// What the hold of this container keeps in memory, by name; `None` where there is none.
+pub(super) fn take() -> Option<Vec<(String, OwnedFd)>> {
+    let (channel, proof) = greet(&Place::read()?).ok()??;
+    say(&channel, &ToHold::Take { proof }).ok()?;
+    let heard = channel.receive_files(PATIENCE);
+    channel.end();
+    let (message, files) = heard.ok()??;
+    let Ok(FromHold::Kept { names }) = serde_json::from_slice(&message) else { return None };
+    Some(names.into_iter().zip(files).collect())
+}
+
 impl Link {
+    fn new(channel: Channel, welcome: Welcome, denial: Option<Denial>) -> Self {
+        Self { channel: Arc::new(channel), welcome, over: Arc::default(), said: None, denial }
+    }
+
+    /// Why the command may not begin, for a person and as a gap; `None` where it may.
+    pub(crate) fn denied(&self) -> Option<(String, Gap)> {
+        self.denial.as_ref().map(|denial| (denial.words.clone(), denial.gap()))
+    }
+
+    /// A file in the hold's memory for a bundle called `name`: its name there, how large it may become, and it. Before the
+    /// command is confined.
+    ///
+    /// # Errors
+    ///
+    /// When the hold has no room, or does not answer: why.
+    pub(crate) fn keep(&self, name: &str) -> Result<(String, u64, OwnFile), String> {
+        let silent = "the hold does not answer".to_owned();
+        let asked = say(&self.channel, &ToHold::Keep { name: name.to_owned() });
+        asked.map_err(|_| silent.clone())?;
+        let Ok(Some((message, files))) = self.channel.receive_files(PATIENCE) else { return Err(silent) };
+        match (serde_json::from_slice(&message), files.into_iter().next()) {
+            (Ok(FromHold::Keeping { name, room_bytes }), Some(file)) => Ok((name, room_bytes, OwnFile::from(file))),
+            (Ok(FromHold::Refused { words }), _) => Err(words),
+            _ => Err(silent),
+        }
+    }
+
     /// The number of this command in the session.
     pub(crate) fn action(&self) -> u64 {
         self.welcome.action

@@ -13,8 +13,9 @@ use serde_json::json;
 
 use super::standing;
 use super::state::{Running, State};
-use super::wire::{FromHold, Past, RANDOM, Role, Standing, ToHold, Welcome, is_same, proof, strictness};
+use super::wire::{Denial, FromHold, Past, RANDOM, Role, Standing, ToHold, Welcome, is_same, proof, strictness};
 use crate::audit;
+use crate::look::Began;
 use crate::verdict::{Status, head_of};
 
 /// So long who connects has for each step of proving itself.
@@ -36,7 +37,7 @@ pub(super) struct Shared {
     pub(super) welcome: Welcome,
     pub(super) limits: Limits,
     pub(super) level: RedactionLevel,
-    pub(super) began: String,
+    pub(super) began: Began,
     pub(super) unproved: Unproved,
 }
 
@@ -97,18 +98,26 @@ impl Shared {
         self.unproved.remove(number);
         let (command, redaction) = match greeting {
             Greeting::Proved(command, redaction) => (command, redaction),
+            Greeting::Taker => return self.hand_out(channel),
             // Somebody who only wants to know whether there is a hold.
             Greeting::Left => return,
             Greeting::Stranger => return self.state().stranger(peer),
         };
         let welcome = match self.begin(&command, &redaction, peer, channel) {
             Ok(welcome) => welcome,
-            Err(words) => return say(channel, &FromHold::Refused { words }),
+            Err(turned_away) => return say(channel, &turned_away),
         };
         let action = welcome.action;
         say(channel, &FromHold::Welcome(Box::new(welcome)));
         while let Ok(Some(message)) = channel.receive(None) {
-            let Ok(ToHold::Record { kind, data }) = serde_json::from_slice(&message) else { break };
+            let (kind, data) = match serde_json::from_slice(&message) {
+                Ok(ToHold::Record { kind, data }) => (kind, data),
+                Ok(ToHold::Keep { name }) => {
+                    self.keep(channel, action, &name);
+                    continue;
+                }
+                _ => break,
+            };
             let answer = match self.state().record(action, &kind, data) {
                 Ok(()) => FromHold::Recorded,
                 Err(words) => FromHold::Refused { words },
@@ -116,6 +125,31 @@ impl Shared {
             say(channel, &answer);
         }
         self.state().gone(action);
+    }
+
+    /// Gives a command the file in memory that its bundle goes to.
+    fn keep(&self, channel: &Channel, action: u64, name: &str) {
+        let mut state = self.state();
+        let most = self.limits.kept_bytes;
+        let refused = match state.kept.make(name, action, most) {
+            Ok((name, room_bytes, file)) => {
+                let message = serde_json::to_vec(&FromHold::Keeping { name, room_bytes });
+                let _ = message.map(|message| channel.send_files(&message, &[file], PATIENCE));
+                return;
+            }
+            Err(words) => words,
+        };
+        let what = json!({"action": action, "limit": "kept", "why": refused});
+        state.append(Kind::LimitHit, audit::data(what));
+        drop(state);
+        say(channel, &FromHold::Refused { words: refused });
+    }
+
+    /// Gives somebody of this container what is kept in memory.
+    fn hand_out(&self, channel: &Channel) {
+        let state = self.state();
+        let message = serde_json::to_vec(&FromHold::Kept { names: state.kept.names() });
+        let _ = message.map(|message| channel.send_files(&message, &state.kept.files(), PATIENCE));
     }
 
     /// Proves that this is the hold, and asks for the same.
@@ -136,52 +170,45 @@ impl Shared {
             Ok(None) => return Greeting::Left,
             Err(_) => return Greeting::Stranger,
         };
+        let expected = proof(self.secret.as_bytes(), Role::Command, &nonce, &own);
         match begin {
-            Ok(ToHold::Begin { proof: theirs, command, redaction })
-                if is_same(&theirs, &proof(self.secret.as_bytes(), Role::Command, &nonce, &own)) =>
-            {
+            Ok(ToHold::Begin { proof: theirs, command, redaction }) if is_same(&theirs, &expected) => {
                 Greeting::Proved(command, redaction)
             }
+            Ok(ToHold::Take { proof: theirs }) if is_same(&theirs, &expected) => Greeting::Taker,
             _ => Greeting::Stranger,
         }
     }
 
-    /// Lets a command begin, unless the session does not allow it.
-    fn begin(&self, command: &str, redaction: &str, peer: Option<Peer>, channel: &Channel) -> Result<Welcome, String> {
+    /// Lets a command begin, unless the session does not allow it: then what is said in the place of a welcome.
+    fn begin(
+        &self,
+        command: &str,
+        redaction: &str,
+        peer: Option<Peer>,
+        channel: &Channel,
+    ) -> Result<Welcome, FromHold> {
         let mut state = self.state();
-        if let Some(words) = &state.over {
-            return Err(format!("the session is over: {words}"));
-        }
-        let asked = [RedactionLevel::Off, RedactionLevel::Default, RedactionLevel::Strict]
-            .into_iter()
-            .find(|level| level.as_str() == redaction);
-        let refused = match asked {
-            Some(asked) if strictness(asked) < strictness(self.level) => {
-                Some((format!("this session shows no more than --redact {}", self.level.as_str()), None))
-            }
-            None => Some(("there is no such level of redaction".to_owned(), None)),
-            _ => state.objection(command, &self.limits),
-        };
-        if let Some((words, limit)) = refused {
+        let denial = self.too_lax(redaction);
+        if let Some(denial) = denial.or_else(|| state.objection(command, &self.limits, self.welcome.deadline_us)) {
             let pid = peer.map(|peer| peer.pid);
-            let mut what = json!({"command": command, "pid": pid, "why": words});
-            let kind = match limit {
+            let mut what = json!({"command": command, "pid": pid, "why": denial.words});
+            let kind = match &denial.limit {
                 Some(limit) => {
-                    what["limit"] = limit.limit().into();
+                    what["limit"] = limit.as_str().into();
                     Kind::LimitHit
                 }
                 None => Kind::AuthzDeny,
             };
             state.append(kind, audit::data(what));
-            return Err(words);
+            return Err(FromHold::TurnedAway { denial, welcome: Box::new(self.welcome(&state, command, 0)) });
         }
         state.standing.commands += 1;
         let action = state.standing.commands;
-        let channel = channel.share().ok();
-        let (name, command) = (command, command.to_owned());
-        let totals = state.totals();
         let began_us = clock::boot_us();
-        state.running.push(Running { action, command, began_us, channel, has_begun: false, has_ended: false });
+        let name = command.to_owned();
+        let channel = channel.share().ok();
+        state.running.push(Running { action, command: name, began_us, channel, has_begun: false, has_ended: false });
         state.past.push_back(Past {
             action,
             began: clock::rfc3339(clock::wall_us()),
@@ -194,17 +221,50 @@ impl Shared {
         if state.past.len() > REMEMBERED {
             state.past.pop_front();
         }
+        Ok(self.welcome(&state, command, action))
+    }
+
+    /// Why no command of this level of redaction may begin.
+    fn too_lax(&self, redaction: &str) -> Option<Denial> {
+        let levels = [RedactionLevel::Off, RedactionLevel::Default, RedactionLevel::Strict];
+        let own = self.level.as_str();
+        let words = match levels.into_iter().find(|level| level.as_str() == redaction) {
+            Some(asked) if strictness(asked) >= strictness(self.level) => return None,
+            Some(_) => format!("this session shows no more than --redact {own}"),
+            None => "there is no such level of redaction".to_owned(),
+        };
+        Some(Denial { words, limit: None, remedy: format!("ask for --redact {own}") })
+    }
+
+    /// What the command with the number `action` gets from the session.
+    fn welcome(&self, state: &State, command: &str, action: u64) -> Welcome {
+        let totals = state.totals();
         let standing = Standing {
             left_us: self.welcome.deadline_us.saturating_sub(clock::boot_us()),
             running: state.running.len() as u64,
             audit_records: state.chain.head().count,
-            began: self.began.clone(),
+            began: clock::rfc3339(self.began.wall_us),
+            expires: self.expires(),
+            kept: if standing::is_about_session(command) { state.kept.names() } else { Vec::new() },
+            kept_bytes: state.kept.bytes(),
+            kept_limit_bytes: self.limits.kept_bytes,
             ..state.standing.clone().with(&totals)
         };
         // Only who asks how it stands is told; and even `end` must get through, whatever was typed before.
-        let past = if standing::is_about_session(name) { fitting(&state.past) } else { Vec::new() };
+        let past = if standing::is_about_session(command) { fitting(&state.past) } else { Vec::new() };
         let limits = totals.left(self.welcome.limits);
-        Ok(Welcome { action, limits, standing, past, ..self.welcome.clone() })
+        Welcome { action, limits, expires: self.expires(), standing, past, ..self.welcome.clone() }
+    }
+
+    /// When the session ends, as the clock on the wall says it now: that may have been set since it began. By whole seconds,
+    /// so that all who ask are told the same while it was not.
+    fn expires(&self) -> String {
+        let Began { wall_us, boot_us } = self.began;
+        let since = |now_us: u64, then_us: u64| i128::from(now_us) - i128::from(then_us);
+        let set_us = since(clock::wall_us(), wall_us) - since(clock::boot_us(), boot_us);
+        let set_us = (set_us + 500_000).div_euclid(1_000_000) * 1_000_000;
+        let at_us = i128::from(wall_us) + since(self.welcome.deadline_us, boot_us) + set_us;
+        clock::rfc3339(u64::try_from(at_us).unwrap_or(0))
     }
 
     /// Ends the session: tells its commands, waits for them, and closes the audit.
@@ -266,6 +326,8 @@ fn fitting(past: &VecDeque<Past>) -> Vec<Past> {
 enum Greeting {
     /// A command of this container, and how much it wants to show.
     Proved(String, String),
+    /// Somebody of this container who only wants what is kept.
+    Taker,
     /// Nobody any more.
     Left,
     /// Somebody who does not know the secret.

@@ -2,18 +2,20 @@
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use agent_session::audit::{Chain, Kind};
 use agent_session::{Limits, Refusal, Taken, Totals};
 use agent_system::channel::{Channel, Peer};
 use agent_system::clock;
-use agent_system::keep::{OwnFile, SESSION_DIRECTORY};
+use agent_system::keep::{self, OwnFile, SESSION_DIRECTORY};
 use agent_system::own::TerminationMessage;
 use serde_json::{Map, Value, json};
 
+use super::kept::Files;
 use super::place::Place;
 use super::standing;
-use super::wire::{Past, Standing};
+use super::wire::{Denial, Past, Standing};
 use crate::audit;
 use crate::verdict::{Receipt, Status};
 
@@ -31,6 +33,8 @@ pub(super) struct State {
     pub(super) past: VecDeque<Past>,
     pub(super) running: Vec<Running>,
     pub(super) totals: Totals,
+    /// Bundles in memory.
+    pub(super) kept: Files,
     /// Why the session is over, once it is.
     pub(super) over: Option<String>,
     /// A record could not be written: nothing more may be done.
@@ -56,25 +60,39 @@ pub(super) enum Out {
     Error,
     /// A file of the session's directory.
     File(OwnFile),
-    /// Nowhere: only what they come to stays, in the receipt.
-    Nowhere,
+    /// A file in memory of this name, which has room for so many bytes more: it is there while the session lasts, and what
+    /// it comes to stays in the receipt.
+    Memory(String, OwnFile, u64),
 }
 
 impl Out {
-    /// That of a console, and where that is, for a person: on its terminal the lines would drown what a person came for.
-    pub(super) fn of_console((is_asked, has_place): (bool, bool), session: &str) -> (Self, String) {
+    /// That of a console, and where that is, for a person: on its terminal the lines would drown what a person came for. In
+    /// memory it has `most` bytes.
+    pub(super) fn of_console(
+        (is_asked, has_place): (bool, bool),
+        session: &str,
+        most: u64,
+    ) -> std::io::Result<(Self, String)> {
         if is_asked || !std::io::stderr().is_terminal() {
-            return (Self::Error, "on standard error".to_owned());
-        }
-        // Elsewhere than in a container of ours nobody expects a file.
-        if !has_place {
-            return (Self::Nowhere, "not kept; --audit shows it here".to_owned());
+            return Ok((Self::Error, "on standard error".to_owned()));
         }
         let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '-' };
         let name = format!("{}.audit.ndjson", session.chars().map(plain).collect::<String>());
-        match OwnFile::create(SESSION_DIRECTORY, &name) {
-            Ok(file) => (Self::File(file), format!("{SESSION_DIRECTORY}/{name}")),
-            Err(error) => (Self::Nowhere, format!("not kept ({SESSION_DIRECTORY}: {error}): --audit shows it here")),
+        // Elsewhere than in a container of ours nobody expects a file.
+        let made = has_place.then(|| OwnFile::create(SESSION_DIRECTORY, &name));
+        if let Some(Ok(file)) = made {
+            return Ok((Self::File(file), format!("{SESSION_DIRECTORY}/{name}")));
+        }
+        let words = format!("in memory while the session lasts: agent fetch {name} (--audit shows it here)");
+        let file = OwnFile::from(keep::in_memory(&name)?);
+        Ok((Self::Memory(name, file, most), words))
+    }
+
+    /// The file in memory, and its name.
+    pub(super) fn in_memory(&self) -> Option<(String, BorrowedFd<'_>)> {
+        match self {
+            Self::Memory(name, file, _) => Some((name.clone(), file.as_fd())),
+            _ => None,
         }
     }
 
@@ -83,7 +101,10 @@ impl Out {
             Self::Log => agent_output::record_out(lines),
             Self::Error => agent_output::record(lines),
             Self::File(file) => file.write_all(lines),
-            Self::Nowhere => Ok(()),
+            Self::Memory(_, file, left) => {
+                *left = left.checked_sub(lines.len() as u64).ok_or(std::io::ErrorKind::StorageFull)?;
+                file.write_all(lines)
+            }
         }
     }
 }
@@ -99,20 +120,32 @@ impl State {
         totals
     }
 
-    /// Why `command` may not begin; whoever wants to know how it stands, or to end it, always may. A limit
-    /// that was used up is told with it.
-    pub(super) fn objection(&self, command: &str, limits: &Limits) -> Option<(String, Option<Refusal>)> {
+    /// Why `command` may not begin; whoever wants to know how the session stands, or to end it, may until that is over.
+    pub(super) fn objection(&self, command: &str, limits: &Limits, deadline_us: u64) -> Option<Denial> {
+        let denial = |words: String, limit: Option<Refusal>, remedy: &str| {
+            Some(Denial { words, limit: limit.map(|limit| limit.limit().to_owned()), remedy: remedy.to_owned() })
+        };
+        if let Some(words) = &self.over {
+            let limit = (clock::boot_us() >= deadline_us).then_some(Refusal::Deadline);
+            let remedy = "hold another session: agent hold --ttl";
+            return denial(format!("the session is over: {words}"), limit, remedy);
+        }
         if standing::is_about_session(command) {
             return None;
         }
         if self.running.len() >= limits.commands as usize {
-            let words = format!("{} commands run already, and no more may (--limit commands=)", self.running.len());
-            return Some((words, None));
+            let words = format!("limit_reached: {} commands run already, and no more may", self.running.len());
+            let remedy = "wait until one of them has ended, or hold a session with a higher --limit commands=";
+            return denial(words, Some(Refusal::Commands), remedy);
         }
-        let refusal = self.totals().used_up()?;
-        let words =
-            format!("limit_reached: the {} that all commands of this session may take was used up", refusal.limit());
-        Some((format!("{words}: agent status"), Some(refusal)))
+        let limit = self.totals().used_up()?;
+        let name = limit.limit();
+        let words = format!("limit_reached: the {name} that all commands of this session may take was used up");
+        denial(
+            words,
+            Some(limit),
+            &format!("agent status tells what was used; hold a session with a higher --limit {name}="),
+        )
     }
 
     /// Writes lines of the audit; where that fails nothing more is done in this session.
@@ -216,6 +249,7 @@ impl State {
     pub(super) fn gone(&mut self, action: u64) {
         let Some(at) = self.running.iter().position(|running| running.action == action) else { return };
         let running = self.running.swap_remove(at);
+        self.kept.done(action);
         if running.has_ended {
             return;
         }

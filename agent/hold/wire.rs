@@ -4,7 +4,7 @@
 //! message for as long as the hold lives. It is never sent. Each side sends a random number, and the
 //! HMAC-SHA256 of both numbers under the secret, with its role: neither proof can be used for the other.
 
-use agent_model::{RedactionLevel, SessionInfo, Text};
+use agent_model::{Gap, Reason, RedactionLevel, SessionInfo, Text};
 use agent_session::redact::hmac;
 use agent_session::{Limits, Totals};
 use schemars::JsonSchema;
@@ -22,6 +22,10 @@ pub(super) enum ToHold {
     Hello { nonce: String },
     /// Its proof, and what it is about to do.
     Begin { proof: String, command: String, redaction: String },
+    /// Its proof: it only wants to have what is kept in memory.
+    Take { proof: String },
+    /// It wants a file in memory of that name, before its first record.
+    Keep { name: String },
     /// A record for the audit: what it announces is done when the answer is there.
     Record { kind: String, data: Map<String, Value> },
 }
@@ -36,10 +40,35 @@ pub(super) enum FromHold {
     Welcome(Box<Welcome>),
     /// The record is out.
     Recorded,
+    /// With a file of that name to be written, of so many bytes at the most.
+    Keeping { name: String, room_bytes: u64 },
+    /// With the files of these names.
+    Kept { names: Vec<String> },
+    /// The command may not begin, and what its answer says of it.
+    TurnedAway { denial: Denial, welcome: Box<Welcome> },
     /// It is not to be done.
     Refused { words: String },
     /// The session is over: what is seen by now is told, and no more is looked at.
     Over { words: String },
+}
+
+/// Why a command may not begin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Denial {
+    /// For a person.
+    pub(super) words: String,
+    /// The limit that was reached, by its name in `--limit`; where there is none it is a rule.
+    pub(super) limit: Option<String>,
+    /// What a person can do about it.
+    pub(super) remedy: String,
+}
+
+impl Denial {
+    /// As the answer of the command says it.
+    pub(super) fn gap(&self) -> Gap {
+        let reason = if self.limit.is_some() { Reason::LimitReached } else { Reason::RefusedByPolicy };
+        Gap::new("", reason).detail(self.words.as_str()).remedy(self.remedy.as_str())
+    }
 }
 
 /// What a command gets from the session that it is part of.
@@ -101,6 +130,14 @@ pub(crate) struct Standing {
     pub(crate) written_bytes: u64,
     /// Of so many.
     pub(crate) written_limit_bytes: u64,
+    /// Bundles that it keeps in memory, by their names: `agent fetch` brings them out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-class" = "path"))]
+    pub(crate) kept: Vec<String>,
+    /// How large they are together, in bytes.
+    pub(crate) kept_bytes: u64,
+    /// Of so many.
+    pub(crate) kept_limit_bytes: u64,
     /// Whoever tried to join and could not prove to be in this container.
     pub(crate) strangers: u64,
 }

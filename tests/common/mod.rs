@@ -170,6 +170,12 @@ pub(crate) fn rows(envelope: &Value) -> &[Value] {
     envelope["data"]["rows"].as_array().expect("data.rows")
 }
 
+/// Each of `one` with its like of `other`: there are as many.
+pub(crate) fn pairs<'a, A, B>(one: &'a [A], other: &'a [B]) -> impl Iterator<Item = (&'a A, &'a B)> {
+    assert_eq!(one.len(), other.len(), "so many are to be compared with so many");
+    one.iter().zip(other)
+}
+
 /// The row whose `key` is `value`; panics if there is none, or more than one.
 pub(crate) fn row<'a>(envelope: &'a Value, key: &str, value: impl Into<Value>) -> &'a Value {
     let value = value.into();
@@ -249,6 +255,21 @@ pub(crate) fn threads(pid: u32) -> Vec<u32> {
     let mut tids: Vec<u32> = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
     tids.sort_unstable();
     tids
+}
+
+/// The processes in the pid namespace of `pid`: their numbers in it, and ours.
+pub(crate) fn beside(pid: u32) -> Vec<(u64, u32)> {
+    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own = namespace(pid);
+    let entries = fs::read_dir("/proc").expect("proc").flatten();
+    let numbers = entries.filter_map(|entry| {
+        let outer: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let status = fs::read_to_string(entry.path().join("status")).ok()?;
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+        let inner = numbers.split_whitespace().last()?.parse().ok()?;
+        (namespace(outer).is_some() && namespace(outer) == own).then_some((inner, outer))
+    });
+    numbers.collect()
 }
 
 /// Sends SIGSTOP to `pid` and waits until each of its threads has stopped.

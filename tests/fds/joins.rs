@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::common::{Child, gaps_at, json, row, rows, run, stop};
+use crate::common::{Child, gaps_at, json, pairs, row, rows, run, stop};
 
 #[test]
 fn names_who_is_at_the_other_end() {
@@ -85,7 +85,7 @@ fn a_recorded_tree_gives_what_the_live_one_did() {
             assert_eq!(ends(&live), ends(&replay));
             continue;
         }
-        for (live, replayed) in rows(&live).iter().zip(rows(&replay)) {
+        for (live, replayed) in pairs(rows(&live), rows(&replay)) {
             assert_eq!(live, replayed, "{command} {options:?}");
         }
         assert_eq!(live["digest"], replay["digest"], "{command} {options:?}");

@@ -55,9 +55,10 @@ fn a_terminal_without_a_command_is_a_console() {
     let keyboard = container.take_stdin().expect("a keyboard");
     let mut console = Console { container, keyboard, read: 0 };
     let greeting = console.until("s> ");
-    assert!(greeting.contains("session 01") && greeting.contains("agent sh(1) 1"), "{greeting}");
+    assert!(greeting.contains("session 01") && greeting.contains(" sh(1) 1"), "{greeting}");
     assert!(greeting.contains("audit: /session/"), "{greeting}");
     let id = greeting.split("session ").nth(1).and_then(|rest| rest.split(',').next()).expect("an ID");
+    assert!(greeting.contains(&format!("agent …{} sh(1)", &id[id.len() - 6..])), "{greeting}");
     // A table, since this is a terminal; its session is the console's.
     console.types("ps\r");
     console.until(id);
@@ -153,4 +154,32 @@ fn a_console_ends_with_its_session_and_what_runs_in_it_as_well() {
     let Console { container, .. } = console;
     let (code, receipt) = closed(container);
     assert_eq!((code, &receipt["session"], &receipt["verdicts"]), (0, &json!("brief"), &json!({"4": 1})));
+}
+
+#[test]
+fn where_no_file_can_be_written_the_audit_of_a_console_is_kept_in_memory() {
+    let name = "where_no_file_can_be_written_the_audit";
+    if !is_root() {
+        return skip(name, "a pod needs root");
+    }
+    let pod = Pod::start(PodSpec::new("console-memory", ["sh", "-c", "echo ready; sleep 1000"])).expect("a pod");
+    pod.wait_for_output("ready", SOON).expect("a target");
+    let spec = DebugSpec::new(&IMAGE, Profile::Restricted, ["--session", "unseen"]).target().arguments_only();
+    let mut container = pod.debug_spawn(spec.read_only_root().tty().stdin(agent_pod::Stdin::Pipe)).expect("a console");
+    let keyboard = container.take_stdin().expect("a keyboard");
+    let mut console = Console { container, keyboard, read: 0 };
+    let opened = console.until("s> ");
+    assert!(opened.contains("audit: in memory while the session lasts: agent fetch unseen.audit.ndjson"), "{opened}");
+    console.types("ps --allow-gaps\r");
+    console.until("PID");
+    console.until("s> ");
+    let fetched = exec(&pod, &console.container, &["fetch", "unseen.audit.ndjson"]);
+    let log = fetched.stdout_text();
+    assert_eq!(fetched.exit_code, 0, "{}", fetched.stderr_text());
+    assert_eq!(verify(log.as_bytes(), None).chains[0].verdict, Verdict::Truncated, "it goes on");
+    assert_eq!(of_kind(&records(&log), "action.end").len(), 1);
+    console.types("exit\r");
+    let (code, receipt) = closed(console.container);
+    assert_eq!((code, &receipt["commands"]), (0, &json!(1)));
+    assert_eq!(receipt["audit"]["key"], records(&log)[0]["data"]["key"]);
 }

@@ -33,6 +33,11 @@ pub trait Data: erased_serde::Serialize + Send + Any {
         None
     }
 
+    /// Whether there is none: it is null in JSON, and a gap at the empty place says why.
+    fn is_absent(&self) -> bool {
+        false
+    }
+
     /// Leaves out all rows from the `count`th on; false where that cannot be done.
     fn cut(&mut self, _count: usize) -> bool {
         false
@@ -42,6 +47,13 @@ pub trait Data: erased_serde::Serialize + Send + Any {
     /// can, or all of it; `None` where there is none.
     fn leave_out(&mut self, _excess: u64) -> Option<LeftOut> {
         None
+    }
+}
+
+/// Data that is not there: a limit or a rule came before anything could be told.
+impl Data for () {
+    fn is_absent(&self) -> bool {
+        true
     }
 }
 
@@ -91,6 +103,9 @@ pub trait Shown: erased_serde::Serialize {
 
     /// As [`Data::page`].
     fn page(&self, width: usize) -> Option<String>;
+
+    /// As [`Data::is_absent`].
+    fn is_absent(&self) -> bool;
 
     /// Its JSON without white space, where it is known already.
     fn json(&self) -> Option<&[u8]> {

@@ -36,7 +36,7 @@ pub struct Envelope<O, D> {
     pub cost: Cost,
     /// The options of the command, defaults filled in.
     pub options: O,
-    /// What was seen.
+    /// What was seen; null where a limit or a rule came before anything could be told, and a gap says which.
     pub data: D,
     /// What was not seen, and why.
     pub gaps: Vec<Gap>,

@@ -53,11 +53,14 @@ struct End<'a> {
 
 /// The data without its rows.
 #[derive(Serialize)]
-struct Rest<'a> {
-    #[serde(flatten)]
-    data: Option<&'a dyn Shown>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    summary: Option<Box<dyn erased_serde::Serialize + 'a>>,
+#[serde(untagged)]
+enum Rest<'a> {
+    /// What is no listing, or is not there.
+    Whole(&'a dyn Shown),
+    Listing {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        summary: Option<Box<dyn erased_serde::Serialize + 'a>>,
+    },
 }
 
 /// A row of NDJSON.
@@ -279,8 +282,10 @@ fn ndjson(out: &mut dyn Write, envelope: &Printed<'_>) -> io::Result<()> {
             json(out, &Row { schema, session_id, row: &*row }, false)?;
         }
     }
-    let rest =
-        Rest { data: if count.is_some() { None } else { Some(envelope.data) }, summary: envelope.data.summary() };
+    let rest = match count {
+        Some(_) => Rest::Listing { summary: envelope.data.summary() },
+        None => Rest::Whole(envelope.data),
+    };
     let end = End { schema, session_id, end: around(envelope, rest) };
     json(out, &end, false)
 }

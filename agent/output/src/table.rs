@@ -86,6 +86,9 @@ pub(crate) fn write(
     width: Option<usize>,
 ) -> io::Result<()> {
     heading(out, envelope)?;
+    if envelope.data.is_absent() {
+        return gaps(out, &envelope.gaps);
+    }
     if let Some(page) = envelope.data.page(width.unwrap_or(PAGE_WIDTH)) {
         out.write_all(page.as_bytes())?;
         return gaps(out, &envelope.gaps);

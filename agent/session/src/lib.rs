@@ -16,7 +16,7 @@ mod totals;
 
 pub use identity::{Identity, IdentityError};
 pub use ledger::{Access, Accessed, Entry, Ledger, Spent};
-pub use limits::{LimitError, Limits, Refusal, Wanted};
+pub use limits::{LEAST_OUT, LimitError, Limits, Refusal, Wanted};
 pub use totals::{Taken, Totals};
 
 use std::sync::Arc;

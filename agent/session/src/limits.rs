@@ -30,6 +30,8 @@ pub struct Limits {
     pub stops_us: u64,
     /// How many commands may run at once.
     pub commands: u32,
+    /// What a hold keeps in memory where no file can be written, in bytes.
+    pub kept_bytes: u64,
 }
 
 /// The time whose share of the processor may be used ahead, in microseconds.
@@ -47,11 +49,12 @@ impl Default for Limits {
             stop_us: 250_000,
             stops_us: 2_000_000,
             commands: 8,
+            kept_bytes: 64 << 20,
         }
     }
 }
 
-/// Limits that were asked for, as `wall=60s,cpu=50%/30s,rss=64M,out=64M,stop=50ms/500ms,commands=4`;
+/// Limits that were asked for, as `wall=60s,cpu=50%/30s,rss=64M,out=64M,stop=50ms/500ms,commands=4,kept=64M`;
 /// what is left out stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wanted {
@@ -63,19 +66,20 @@ pub struct Wanted {
     stop_us: Option<u64>,
     pub(crate) stops_us: Option<u64>,
     commands: Option<u32>,
+    kept_bytes: Option<u64>,
 }
 
 /// The least memory that the agent does anything with.
 const LEAST_RSS: u64 = 8 << 20;
 
 /// The least that it writes: an envelope without its data.
-pub(crate) const LEAST_OUT: u64 = 16 << 10;
+pub const LEAST_OUT: u64 = 16 << 10;
 
 /// Why limits were not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
     /// It is none of the names.
-    #[error("there is no limit {0:?}: wall=60s, cpu=50%/30s, rss=64M, out=64M, stop=50ms/500ms, commands=4")]
+    #[error("there is no limit {0:?}: wall=60s, cpu=50%/30s, rss=64M, out=64M, stop=50ms/500ms, commands=4, kept=64M")]
     Name(String),
     /// Its value is not as it should be.
     #[error("limit {name}: {words}")]
@@ -118,6 +122,10 @@ impl FromStr for Wanted {
                     let words = "bytes such as 64M, at least 16K";
                     wanted.out_bytes =
                         Some(bytes(value).filter(|b| *b >= LEAST_OUT).ok_or_else(|| fail("out", words))?);
+                }
+                "kept" => {
+                    let words = "bytes such as 64M";
+                    wanted.kept_bytes = Some(bytes(value).ok_or_else(|| fail("kept", words))?);
                 }
                 "stop" => {
                     let words = "the time of one stop and, behind a slash, of all, such as 50ms/500ms";
@@ -175,6 +183,7 @@ impl Limits {
             stop_us: wanted.stop_us.unwrap_or(self.stop_us),
             stops_us: wanted.stops_us.unwrap_or(self.stops_us),
             commands: wanted.commands.unwrap_or(self.commands),
+            kept_bytes: wanted.kept_bytes.unwrap_or(self.kept_bytes),
         }
     }
 
@@ -190,6 +199,7 @@ impl Limits {
             stop_us: self.stop_us.min(outer.stop_us),
             stops_us: self.stops_us.min(outer.stops_us),
             commands: self.commands.min(outer.commands),
+            kept_bytes: self.kept_bytes.min(outer.kept_bytes),
         }
     }
 
@@ -214,12 +224,15 @@ impl fmt::Display for Limits {
         if self.wall_us != u64::MAX {
             write!(f, "wall={}ms,", self.wall_us.div_ceil(1000))?;
         }
-        let Self { cpu_percent, rss_bytes, out_bytes, stop_us, stops_us, commands, .. } = self;
+        let Self { cpu_percent, rss_bytes, out_bytes, stop_us, stops_us, commands, kept_bytes, .. } = self;
         write!(f, "cpu={cpu_percent}%")?;
         if self.cpu_us != u64::MAX {
             write!(f, "/{}us", self.cpu_us)?;
         }
-        write!(f, ",rss={rss_bytes},out={out_bytes},stop={stop_us}us/{stops_us}us,commands={commands}")
+        write!(
+            f,
+            ",rss={rss_bytes},out={out_bytes},stop={stop_us}us/{stops_us}us,commands={commands},kept={kept_bytes}"
+        )
     }
 }
 
@@ -247,12 +260,15 @@ pub enum Refusal {
     /// The bytes or stops that a scenario may take are used up.
     #[error("the budget of the scenario was used up")]
     Budget,
+    /// As many commands run as may at once.
+    #[error("the limit for commands at once was reached")]
+    Commands,
 }
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Deadline, Self::Cpu, Self::Memory, Self::Stop, Self::Stops, Self::Output, Self::Budget];
+    pub const ALL: [Self; 8] =
+        [Self::Deadline, Self::Cpu, Self::Memory, Self::Stop, Self::Stops, Self::Output, Self::Budget, Self::Commands];
 
     /// The limit that was reached, by its name in `--limit`.
     pub fn limit(self) -> &'static str {
@@ -263,6 +279,7 @@ impl Refusal {
             Self::Stop | Self::Stops => "stop",
             Self::Output => "out",
             Self::Budget => "budget",
+            Self::Commands => "commands",
         }
     }
 
@@ -280,6 +297,7 @@ impl Refusal {
             Self::Stop | Self::Stops => "allow longer stops with --limit stop=ONE/ALL",
             Self::Output => "allow more with --limit out=, or ask for less",
             Self::Budget => "give the scenario a larger budget",
+            Self::Commands => "wait until one has ended, or allow more with --limit commands=",
         }
     }
 }
@@ -290,7 +308,8 @@ mod tests {
 
     #[test]
     fn limits_are_read_as_they_are_written() {
-        let wanted: Wanted = "wall=2m,cpu=5%/1s,rss=32M,out=1M,stop=50ms/1s,commands=3".parse().expect("limits");
+        let wanted: Wanted =
+            "wall=2m,cpu=5%/1s,rss=32M,out=1M,stop=50ms/1s,commands=3,kept=2M".parse().expect("limits");
         let limits = Limits::default().with(wanted);
         assert_eq!(
             limits,
@@ -302,7 +321,8 @@ mod tests {
                 out_bytes: 1 << 20,
                 stop_us: 50_000,
                 stops_us: 1_000_000,
-                commands: 3
+                commands: 3,
+                kept_bytes: 2 << 20
             }
         );
         assert_eq!(Limits::default().with(limits.to_string().parse().expect("limits")), limits);
@@ -334,6 +354,7 @@ mod tests {
             "stop=1ms/",
             "stop=1ms/2ms/3ms",
             "commands=0",
+            "kept=x",
             "wall=99999999999999999999h",
         ] {
             let error = bad.parse::<Wanted>().expect_err(bad);

@@ -4,17 +4,23 @@
 //! The name is visible to the whole network namespace, the target included. Nothing that comes through
 //! a channel may be believed before the other end has proved that it knows a secret.
 
-use std::io::{self, ErrorKind};
-use std::mem::ManuallyDrop;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
 
 /// The longest message, in bytes.
 pub const LONGEST_MESSAGE: usize = 64 << 10;
+
+/// So many files go with one message at the most (unix(7), SCM_RIGHTS; the kernel's own limit is 253).
+pub const MOST_FILES: usize = 64;
 
 /// Takes connections.
 #[derive(Debug)]
@@ -179,6 +185,66 @@ impl Channel {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) if wait(self.as_fd(), PollFlags::IN, until)? => {}
                 Err(Errno::AGAIN) if patience.is_none() => until += Duration::from_secs(3600),
+                Err(Errno::AGAIN) => return Err(ErrorKind::TimedOut.into()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Sends one message and `files` with it, [`MOST_FILES`] at the most: the other end may use them as we may. For the end
+    /// that takes connections.
+    ///
+    /// # Errors
+    ///
+    /// As [`Channel::send`].
+    pub fn send_files(&self, message: &[u8], files: &[BorrowedFd<'_>], patience: Duration) -> io::Result<()> {
+        if message.len() > LONGEST_MESSAGE {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files)) {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        let until = Instant::now() + patience;
+        loop {
+            match rustix::net::sendmsg(&*self.socket, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if wait(self.as_fd(), PollFlags::OUT, until)? => {}
+                Err(Errno::AGAIN) => return Err(ErrorKind::TimedOut.into()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// The next message and the files that came with it; `None` when the other end is gone. For a command that is not
+    /// confined yet: from a stranger none are taken.
+    ///
+    /// # Errors
+    ///
+    /// As [`Channel::receive`].
+    pub fn receive_files(&self, patience: Duration) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+        let until = Instant::now() + patience;
+        let mut message = vec![0; LONGEST_MESSAGE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
+        loop {
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let into = &mut [IoSliceMut::new(&mut message)];
+            match rustix::net::recvmsg(&*self.socket, into, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Ok(received) if received.bytes == 0 => return Ok(None),
+                Ok(received) => {
+                    let files = control.drain().filter_map(|with| match with {
+                        RecvAncillaryMessage::ScmRights(files) => Some(files),
+                        _ => None,
+                    });
+                    let files = files.flatten().collect();
+                    message.truncate(received.bytes);
+                    return Ok(Some((message, files)));
+                }
+                Err(Errno::CONNRESET) => return Ok(None),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if wait(self.as_fd(), PollFlags::IN, until)? => {}
                 Err(Errno::AGAIN) => return Err(ErrorKind::TimedOut.into()),
                 Err(errno) => return Err(errno.into()),
             }

@@ -137,6 +137,8 @@ pub struct Command {
     pub compare: fn(&(dyn Data + 'static), &mut (dyn Data + 'static), Duration),
     /// Writes its data in one of these formats.
     pub write: fn(&str, &Enveloped<'_>, &(dyn Data + 'static), &mut dyn io::Write) -> io::Result<()>,
+    /// Its options, defaults filled in.
+    pub options: fn(&ArgMatches) -> Result<Box<dyn erased_serde::Serialize + Send>, Failure>,
     /// [`Collector::collect`].
     pub collect: fn(&Run, &ArgMatches) -> Result<Answer, Failure>,
 }
@@ -175,6 +177,7 @@ pub const fn command<C: Collector>() -> Command {
         watch: watch::<C>,
         compare: compare::<C>,
         write: write::<C>,
+        options: options::<C>,
         collect: collect::<C>,
     }
 }
@@ -187,7 +190,7 @@ fn arguments<C: Collector>() -> clap::Command {
 fn schema<C: Collector>() -> Schema {
     // Of what is written: a member that may be left out is not required.
     let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
-    settings.into_generator().into_root_schema_for::<Envelope<C::Options, C::Data>>()
+    settings.into_generator().into_root_schema_for::<Envelope<C::Options, Option<C::Data>>>()
 }
 
 fn formats<C: Collector>() -> Vec<(&'static str, &'static str)> {
@@ -223,9 +226,17 @@ fn write<C: Collector>(
     }
 }
 
+fn parsed<C: Collector>(matches: &ArgMatches) -> Result<C::Options, Failure> {
+    C::Options::from_arg_matches(matches)
+        .map_err(|_| Failure::new("options", crate::Cause::Malformed("options were not those of this command")))
+}
+
+fn options<C: Collector>(matches: &ArgMatches) -> Result<Box<dyn erased_serde::Serialize + Send>, Failure> {
+    Ok(Box::new(parsed::<C>(matches)?))
+}
+
 fn collect<C: Collector>(run: &Run, matches: &ArgMatches) -> Result<Answer, Failure> {
-    let options = C::Options::from_arg_matches(matches)
-        .map_err(|_| Failure::new("options", crate::Cause::Malformed("options were not those of this command")))?;
+    let options = parsed::<C>(matches)?;
     let Gathered { data, gaps } = C::collect(run, &options)?;
     Ok(Answer { options: Box::new(options), data: Box::new(data), gaps })
 }

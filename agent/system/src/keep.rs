@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use agent_session::Access;
-use rustix::fs::OFlags;
+use rustix::fs::{MemfdFlags, OFlags};
 use serde_json::Value;
 
 use crate::{Failure, Run, own};
@@ -49,7 +50,7 @@ pub struct OwnFile {
 }
 
 impl std::os::fd::AsFd for OwnFile {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 }
@@ -81,6 +82,46 @@ impl OwnFile {
         crate::confine::may_write(&file);
         Ok(Self { file: ManuallyDrop::new(file) })
     }
+}
+
+impl From<OwnedFd> for OwnFile {
+    /// One that somebody else has made for us. To be called before the agent is confined.
+    fn from(file: OwnedFd) -> Self {
+        let file = fs::File::from(file);
+        crate::confine::may_write(&file);
+        Self { file: ManuallyDrop::new(file) }
+    }
+}
+
+/// A new file in memory called `name`, which nothing but its descriptors leads to (memfd_create(2)).
+///
+/// # Errors
+///
+/// When the kernel has none, or no memory for it.
+pub fn in_memory(name: &str) -> io::Result<OwnedFd> {
+    let made = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);
+    // Before Linux 6.3.
+    let made = made.or_else(|errno| match errno {
+        rustix::io::Errno::INVAL => rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC),
+        errno => Err(errno),
+    });
+    Ok(made?)
+}
+
+/// `name`, or where that is not free the same with a number before its first dot behind the last `__`.
+pub fn another_name(name: &str, is_free: impl Fn(&str) -> bool) -> String {
+    if is_free(name) {
+        return name.to_owned();
+    }
+    let last = name.rfind("__").unwrap_or(0);
+    let dot = name[last..].find('.').map_or(name.len(), |dot| last + dot);
+    let numbered = (2_u32..).map(|number| format!("{}-{number}{}", &name[..dot], &name[dot..]));
+    numbered.into_iter().find(|name| is_free(name)).unwrap_or_default()
+}
+
+/// The length of a file that is open, in bytes; 0 where the kernel does not say.
+pub fn length(file: BorrowedFd<'_>) -> u64 {
+    rustix::fs::fstat(file).ok().and_then(|found| u64::try_from(found.st_size).ok()).unwrap_or(0)
 }
 
 impl Write for OwnFile {

@@ -181,6 +181,17 @@ impl Run {
         self.session.refusal(self.usage())
     }
 
+    /// Asks whether `bytes` more may be taken at once.
+    ///
+    /// # Errors
+    ///
+    /// When that is more memory than the session allows.
+    pub(crate) fn has_room(&self, bytes: u64) -> Result<(), Refusal> {
+        let Usage { now_us, memory_bytes } = self.usage();
+        let with = Usage { now_us, memory_bytes: memory_bytes.saturating_add(bytes) };
+        self.session.refusal(with).map_or(Ok(()), Err)
+    }
+
     /// Asks the session whether `path` may be touched, and records it.
     pub(crate) fn permit(&self, access: Access, path: &dyn Display) -> Result<(), Refusal> {
         stop::settle();

@@ -40,6 +40,14 @@ fn of(root: &Value, schema: &Value, value: &Value, at: &mut String, left: u32) -
     }
     for key in ["anyOf", "oneOf"] {
         let any = schema.get(key).and_then(Value::as_array);
+        // What may be absent, and is there, has one shape: then the place is told that is not as it says.
+        if let Some([one, null]) = any.map(Vec::as_slice)
+            && null["type"] == "null"
+            && !value.is_null()
+        {
+            of(root, one, value, at, left)?;
+            continue;
+        }
         if any.is_some_and(|any| !any.iter().any(|one| of(root, one, value, at, left).is_ok())) {
             return wrong(at, "it is of none of the shapes that it may have".to_owned());
         }

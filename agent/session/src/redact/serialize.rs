@@ -78,6 +78,10 @@ impl Shown for Redacted<'_, dyn Data> {
         Some(Box::new(Row { row, redactor: self.how.redactor, classes: self.how.classes, node }))
     }
 
+    fn is_absent(&self) -> bool {
+        self.value.is_absent()
+    }
+
     fn page(&self, width: usize) -> Option<String> {
         // Sentences are made of what was redacted before they were; a name may still stand in one.
         let page = self.value.page(width)?;

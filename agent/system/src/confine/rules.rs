@@ -244,6 +244,9 @@ const SIOCGIFHWADDR: u64 = 0x8927;
 const SIOCGIFINDEX: u64 = 0x8933;
 const SIOCETHTOOL: u64 = 0x8946;
 
+/// The flags of memfd_create(2) that make something else than a file of data.
+const MADE_OTHERWISE: u64 = (libc::MFD_EXEC | libc::MFD_HUGETLB) as u64;
+
 /// It has no socket but those that were opened before, and what it takes connections with.
 #[rustfmt::skip]
 const CONNECTIONS: &[Rule] = &[
@@ -252,6 +255,10 @@ const CONNECTIONS: &[Rule] = &[
     only(libc::SYS_getsockopt, &[SOL_SOCKET]),
     only(libc::SYS_sendto, &[(4, Is::Zero, "to no address")]),
     any(libc::SYS_shutdown),
+    // Bundles are kept in memory where no file can be written: the command that makes one gets the file. All sockets are
+    // connected, so that the address behind the pointer leads nowhere.
+    only(libc::SYS_memfd_create, &[(1, Is::NoneOf(MADE_OTHERWISE), "nothing that can be executed")]),
+    any(libc::SYS_sendmsg),
 ];
 
 const INTERRUPTS: &[Rule] = &[any(libc::SYS_signalfd4), any(libc::SYS_pidfd_open)];
