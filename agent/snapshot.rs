@@ -5,7 +5,7 @@
 //! documented keys by which one fact has one identity (`pid`, `tid`, `fd`, `inode`,
 //! `device`). A reference is a JSON Pointer (RFC 6901) into `data`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use agent_binaries::modules::Modules;
 use agent_memory::maps::Maps;
@@ -126,12 +126,18 @@ impl References {
             }
             list.retain(|reference| !is_gone(&reference.from) && !reference.to.is_empty());
         }
+        for container in &mut self.containers {
+            container.to.retain(|to| !is_gone(to));
+        }
+        self.containers.retain(|container| !container.to.is_empty());
     }
 }
 
 /// What is about what: rows by their JSON Pointers.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct References {
+    /// Of containers, by their IDs: to their processes.
+    containers: Vec<Container>,
     /// Of descriptors: to their sockets, the processes at the other ends of their
     /// pipes and sockets, the process of a pidfd, and what an epoll watches.
     descriptors: Vec<Reference>,
@@ -142,6 +148,17 @@ pub(crate) struct References {
     sockets: Vec<Reference>,
     /// Of stacks: to their threads.
     stacks: Vec<Reference>,
+}
+
+/// A container and the processes in it.
+#[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub(crate) struct Container {
+    /// Its ID, as `container_id` in rows of processes.
+    #[schemars(extend("x-class" = "id"))]
+    container_id: String,
+    /// Its processes, in the order of their rows.
+    #[schemars(extend("x-class" = "id"))]
+    to: Vec<String>,
 }
 
 /// One row and those that it is about.
@@ -164,8 +181,8 @@ Each part is as the command of its own prints it: processes (ps --details --thre
 (--flat, without a stop unless --stop is given), limits. Processes are listed once, and
 files are read once that say the same to several. `references` says what is about what,
 as JSON Pointers into `data`: a descriptor's socket, a socket's holders, both ends of a
-pipe, a mapping's module, a thread's stack. One that leads nowhere, since a process
-or thread came or went meanwhile, is a gap.
+pipe, a mapping's module, a thread's stack, a container's processes. One that leads
+nowhere, since a process or thread came or went meanwhile, is a gap.
 
   agent snapshot > evidence.json
   agent snapshot | jq -c '.data.references.descriptors[]'";
@@ -253,8 +270,13 @@ fn join(data: &Everything, target: u32, gaps: &mut Vec<Gap>) -> References {
     let number = |row: &Value, key: &str| row[key].as_u64();
     let text = |row: &Value, key: &str| row[key].as_str().map(str::to_owned);
     let mut processes = HashMap::new();
+    let mut containers: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (at, row) in rows(data.processes.as_ref()) {
         processes.extend(number(&row, "pid").map(|pid| ((pid, number(&row, "tid")), at)));
+        // Its threads are found by its pid.
+        if let Some(container_id) = text(&row, "container_id").filter(|_| row["tid"].is_null()) {
+            containers.entry(container_id).or_default().push(format!("/processes/rows/{at}"));
+        }
     }
     let mut by_inode = HashMap::new();
     for (at, row) in rows(data.sockets.as_ref()) {
@@ -269,7 +291,8 @@ fn join(data: &Everything, target: u32, gaps: &mut Vec<Gap>) -> References {
         modules.insert((text(&row, "device"), text(&row, "inode"), text(&row, "path")), at);
     }
     let mut joiner = Joiner { processes, target: u64::from(target), gaps };
-    let mut references = References::default();
+    let containers = containers.into_iter().map(|(container_id, to)| Container { container_id, to }).collect();
+    let mut references = References { containers, ..References::default() };
     for (at, row) in rows(data.descriptors.as_ref()) {
         let from = format!("/descriptors/rows/{at}");
         references.descriptors.extend(joiner.descriptor(from, &row, &by_inode, &descriptors));

@@ -8,6 +8,7 @@ use std::fs;
 use std::process::Command;
 
 use common::namespace::Namespace;
+use common::recording::Recording;
 use common::{Answer, Child, json, skip};
 use serde_json::{Value, json};
 
@@ -31,6 +32,21 @@ fn assert_none_dangles(envelope: &Value) {
         }
         assert_eq!(to.iter().collect::<BTreeSet<_>>().len(), to.len(), "{from} leads to one row twice");
     }
+    assert_containers_lead_to_their_processes(envelope);
+}
+
+/// Each container leads to all processes with its ID, and to no other.
+fn assert_containers_lead_to_their_processes(envelope: &Value) {
+    let mut expected: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let processes = envelope["data"]["processes"]["rows"].as_array().into_iter().flatten().enumerate();
+    for (at, row) in processes.filter(|(_, row)| row["tid"].is_null()) {
+        let Some(id) = row["container_id"].as_str() else { continue };
+        expected.entry(id).or_default().push(format!("/processes/rows/{at}"));
+    }
+    let containers = envelope["data"]["references"]["containers"].as_array().expect("a list").iter();
+    let containers: Vec<Value> = containers.cloned().collect();
+    let expected = expected.iter().map(|(id, to)| json!({"container_id": id, "to": to}));
+    assert_eq!(containers, expected.collect::<Vec<_>>());
 }
 
 /// Where the row at `from` leads to.
@@ -71,6 +87,32 @@ fn pipes_and_sockets_lead_to_both_ends() {
     assert!(leads.iter().any(|row| row["name"] == "other end"), "to who holds the other: {leads:?}");
     let leads = to(&seen, &at(&seen, "sockets", "inode", &row["inode"]));
     assert!(leads.iter().any(|row| row["fd"] == socket["fd"]), "and back: {leads:?}");
+}
+
+/// Two containers that share a pid namespace, and a process of none.
+#[test]
+fn a_container_id_leads_to_its_processes() {
+    let [first, second] = ["a", "b"].map(|digit| digit.repeat(64));
+    let threads = Child::target("threads", &["-O2"], ["3"]);
+    let others: Vec<Child> = (0..3).map(|_| Child::start(Command::new("sleep").arg("600"))).collect();
+    let recording = Recording::of([threads.pid()].into_iter().chain(others.iter().map(Child::pid)));
+    let group = |pid, path: &str| recording.write(pid, "cgroup", format!("0::{path}\n"));
+    group(threads.pid(), &format!("/kubepods/pod1/{first}"));
+    group(others[0].pid(), &format!("/kubepods.slice/cri-containerd-{second}.scope"));
+    group(others[1].pid(), &format!("/kubepods/pod1/{first}/nested"));
+    group(others[2].pid(), "/");
+    let seen = Answer::of(recording.agent().args(["snapshot", "--pid", &threads.pid().to_string()])).json();
+    assert_none_dangles(&seen);
+    let containers = seen["data"]["references"]["containers"].as_array().expect("containers");
+    let pids: Vec<(&Value, BTreeSet<u64>)> = containers
+        .iter()
+        .map(|one| {
+            let to = one["to"].as_array().expect("a list").iter().filter_map(|to| seen["data"].pointer(to.as_str()?));
+            (&one["container_id"], to.filter_map(|row| row["pid"].as_u64()).collect())
+        })
+        .collect();
+    let expected = |pids: &[&Child]| pids.iter().map(|child| child.pid().into()).collect::<BTreeSet<u64>>();
+    assert_eq!(pids, [(&json!(first), expected(&[&threads, &others[1]])), (&json!(second), expected(&[&others[0]]))]);
 }
 
 #[test]
@@ -180,14 +222,11 @@ fn a_recording_says_the_same_as_the_process() {
     let target = Child::target("descriptors", &["-O2"], [""; 0]);
     common::stop(target.pid());
     let pid = target.pid().to_string();
-    let recorded = tempfile::tempdir().expect("a directory");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/record");
-    assert!(Command::new(script).arg(recorded.path()).arg(&pid).status().expect("scripts/record").success());
+    let recording = Recording::of([target.pid()]);
     let both = |arguments: &[&str]| {
         let live = json(arguments.iter().copied().chain(["--pid", &pid, "--allow-gaps"]));
-        let mut replay = common::agent();
-        replay.args(arguments).args(["--pid", &pid, "--allow-gaps", "-o", "json", "--proc"]).arg(recorded.path());
-        (live, Answer::of(&mut replay).json())
+        let mut replay = recording.agent();
+        (live, Answer::of(replay.args(arguments).args(["--pid", &pid, "--allow-gaps", "-o", "json"])).json())
     };
     // Of each command what does not change with all the rest of the machine.
     let stable: [(&[&str], &[&str]); 4] = [

@@ -6,6 +6,7 @@
 
 pub(crate) mod namespace;
 pub(crate) mod packages;
+pub(crate) mod recording;
 pub(crate) mod servers;
 
 use std::collections::BTreeMap;
