@@ -46,6 +46,10 @@ use line::{Line, Reader};
 use store::{Builder, MOST_TEXT};
 use threads::Stacks;
 
+/// So many mappings are kept, if not more are to be listed. The kernel allows a process 65,530 by default
+/// (`vm.max_map_count`).
+const MOST_ROWS: u32 = 70_000;
+
 /// The collector of mappings.
 pub struct Maps;
 
@@ -61,8 +65,8 @@ pub struct Options {
     /// Also on which NUMA nodes the memory is: another walk over the page tables
     #[arg(long, conflicts_with = "summary")]
     numa: bool,
-    /// List at most this many mappings; the totals count all of them
-    #[arg(long, value_name = "N", default_value_t = 70_000)]
+    /// List at most this many mappings; the totals are those of all
+    #[arg(long, value_name = "N", default_value_t = MOST_ROWS)]
     max_rows: u32,
     #[command(flatten)]
     #[serde(flatten)]
@@ -207,7 +211,8 @@ fn size(process: &Process<'_>) -> Result<u64, Failure> {
 fn all(run: &Run, process: &Process<'_>, options: &Options) -> Result<Gathered<Mappings>, Failure> {
     let stat = process.stat(&mut Vec::with_capacity(1024))?;
     let mut gaps = Vec::new();
-    let mut builder = Builder::new(options.max_rows as usize);
+    // Those that are not listed are in the totals: what they are is known when all are.
+    let mut builder = Builder::new(options.max_rows.max(MOST_ROWS) as usize);
     let leader_is_gone = matches!(stat.state, b'Z' | b'X' | b'x');
     if !read(run, process, options, &mut builder, &mut gaps)? {
         return Ok(Gathered { data: Mappings { rows: None, summary: Summary::default() }, gaps });
@@ -225,7 +230,14 @@ fn all(run: &Run, process: &Process<'_>, options: &Options) -> Result<Gathered<M
     let size_bytes = builder.size_bytes.saturating_sub(builder.gate_bytes);
     let Builder { count, totals, mappings, store, .. } = &builder;
     let summary = Summary::new(*count, size_bytes, totals, mappings, store);
-    Ok(Gathered { data: Mappings { rows: Some(builder.into_rows()), summary }, gaps })
+    let mut rows = builder.into_rows();
+    let most = options.max_rows as usize;
+    if rows.len() > most {
+        let detail = format!("{} more mappings are in no row; the totals count them", rows.len() - most);
+        gaps.push(Gap::new("/rows", Reason::LimitReached).detail(detail).remedy("--max-rows lists more"));
+        rows.truncate(most);
+    }
+    Ok(Gathered { data: Mappings { rows: Some(rows), summary }, gaps })
 }
 
 /// Reads `smaps`, or `maps` where that is wanted or `smaps` cannot be had. False
@@ -278,6 +290,13 @@ fn numa(run: &Run, process: &Process<'_>, builder: &mut Builder, gaps: &mut Vec<
 
 /// Says where the list may be wrong.
 fn doubts(run: &Run, process: &Process<'_>, builder: &Builder, leader_is_gone: bool, gaps: &mut Vec<Gap>) {
+    if builder.left_out() > 0 {
+        let detail = format!(
+            "{} more mappings are in no row, kind, file or check; only their number and figures are in the totals",
+            builder.left_out()
+        );
+        gaps.push(Gap::new("/summary", Reason::LimitReached).detail(detail).remedy("--max-rows lists more"));
+    }
     let mut doubt = |reason, detail: String| gaps.push(Gap::new("/rows", reason).detail(detail));
     if builder.malformed > 0 {
         doubt(Reason::Malformed, format!("{} lines were not understood", builder.malformed));
@@ -285,13 +304,6 @@ fn doubts(run: &Run, process: &Process<'_>, builder: &Builder, leader_is_gone: b
     if builder.nameless > 0 {
         let detail =
             format!("{} mappings lack their path: all paths are more than {MOST_TEXT} bytes", builder.nameless);
-        doubt(Reason::LimitReached, detail);
-    }
-    if builder.left_out() > 0 {
-        let detail = format!(
-            "{} more mappings are in no row and in no roll-up; the totals count them (--max-rows lists more)",
-            builder.left_out()
-        );
         doubt(Reason::LimitReached, detail);
     }
     let listed = builder.size_bytes.saturating_sub(builder.gate_bytes);
