@@ -463,6 +463,53 @@ fn the_end_of_the_target_ends_the_capture() {
     assert_eq!(envelope["data"]["summary"]["ended"], "target_exited");
 }
 
+/// A server and a client of which there was nothing when the capture began, over both families.
+const LATE: &str = "
+import socket, time
+kept = []
+for family, address in ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1')):
+    server = socket.create_server((address, 7777), family=family)
+    client = socket.create_connection((address, 7777))
+    accepted, _ = server.accept()
+    client.sendall(b'x')
+    accepted.recv(1)
+    datagrams = socket.socket(family, socket.SOCK_DGRAM)
+    datagrams.bind((address, 7778))
+    sender = socket.socket(family, socket.SOCK_DGRAM)
+    sender.connect((address, 7778))
+    sender.send(b'x')
+    kept += [server, client, accepted, datagrams, sender]
+time.sleep(1.5)
+";
+
+#[test]
+fn owners_of_sockets_that_came_later_are_named() {
+    let Some(net) = Net::new("late", 0, 0, 0, &["python3"]) else { return };
+    let captured = capture(&net, net::Side::Client, &["--interface", "lo"], "port 7777 or port 7778", || {
+        assert!(net.client("python3").args(["-c", LATE]).status().expect("python3").success());
+    });
+    assert_eq!(rows(&captured.envelope).len(), 4, "{}", captured.envelope);
+    for row in rows(&captured.envelope) {
+        for side in ["client_owner", "server_owner"] {
+            assert!(row[side]["name"].as_str().is_some_and(|name| name.starts_with("python3")), "{side} of {row}");
+        }
+    }
+}
+
+/// Beside busy processes a ring would be full before a turn of the usual length came.
+#[test]
+fn short_turns_on_the_processor_are_asked_for() {
+    let Some(net) = Net::new("turns", 0, 0, 0, &[]) else { return };
+    let mut command = net.run(net::Side::Client, common::AGENT);
+    let agent = Child::start(command.args(["capture", "--interface", "agent0", "--for", "60s"]));
+    net.wait_for_capture(agent.pid());
+    let sched = std::fs::read_to_string(format!("/proc/{}/sched", agent.pid())).unwrap_or_default();
+    // In nanoseconds, since Linux 6.12 and where proc(5) has it (CONFIG_SCHED_DEBUG).
+    let slice = sched.lines().find(|line| line.starts_with("se.slice"));
+    let Some(slice) = slice else { return skip("short_turns", "this kernel does not tell the length of a turn") };
+    assert_eq!(slice.rsplit(' ').next(), Some("100000"), "{slice}");
+}
+
 #[test]
 fn a_closed_pipe_is_no_error() {
     let Some(net) = Net::new("pipe", 0, 0, 0, &["ping"]) else { return };

@@ -251,9 +251,9 @@ impl<'r> Capture<'r> {
     ///
     /// When the interface went away.
     pub fn packets(&mut self, mut each: impl FnMut(Packet<'_>)) -> Result<usize, Failure> {
-        let ledger = self.run.ledger();
+        let mut bytes = 0;
         let handed = self.handle.dispatch(None, |packet| {
-            ledger.read(packet.data.len());
+            bytes += packet.data.len();
             let seconds = u64::try_from(packet.header.ts.tv_sec).unwrap_or(0);
             // In nanosecond precision `tv_usec` counts nanoseconds.
             let nanoseconds = u64::try_from(packet.header.ts.tv_usec).unwrap_or(0);
@@ -263,6 +263,7 @@ impl<'r> Capture<'r> {
                 bytes: packet.data,
             });
         });
+        self.run.ledger().read(bytes);
         handed.map_err(|error| told("capture", &error, "libpcap cannot capture any more"))
     }
 

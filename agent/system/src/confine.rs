@@ -134,6 +134,9 @@ pub(crate) fn enter(rights: &Rights, keep: Capabilities, needs: &[Need]) {
     if !needs.contains(&Need::Stops) {
         let _ = rustix::process::setpriority_process(None, NICE);
     }
+    if needs.contains(&Need::Packets) {
+        ask_for_short_turns();
+    }
     let bounding = give_up(rights, keep);
     let mut needs = needs.to_vec();
     needs.sort_unstable();
@@ -145,6 +148,28 @@ pub(crate) fn enter(rights: &Rights, keep: Capabilities, needs: &[Need]) {
         needs: filtered.is_ok().then_some(needs),
         without_filter: filtered.err().map(|error| error.0),
     });
+}
+
+/// How long a turn on a processor is asked to be, in nanoseconds: the least that the kernel takes.
+const TURN_NS: u64 = 100_000;
+
+/// Short turns instead of long ones, and each sooner (sched_setattr(2), Linux 6.12): as much of the processor as
+/// before. A ring of packets that nobody empties for 50 ms is full, and beside busy processes a turn of the usual
+/// length comes too late for it. An older kernel has no such thing.
+fn ask_for_short_turns() {
+    let attributes = libc::sched_attr {
+        size: size_of::<libc::sched_attr>() as u32,
+        sched_policy: libc::SCHED_OTHER as u32,
+        sched_flags: 0,
+        // As it is.
+        sched_nice: rustix::process::getpriority_process(None).unwrap_or(NICE),
+        sched_priority: 0,
+        sched_runtime: TURN_NS,
+        sched_deadline: 0,
+        sched_period: 0,
+    };
+    // SAFETY: sched_setattr(2) reads one `struct sched_attr`, whose size stands in it.
+    let _ = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
 }
 
 /// For what looks at nothing: no capability is kept, and no system call beyond the base and `needs`.

@@ -26,7 +26,7 @@ const NONE: u32 = u32::MAX;
 pub type Place = (IpAddr, u16);
 
 /// What makes packets one flow: both directions have the same key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// The interface, where packets of all are captured: one that passes two is not
     /// one that is sent twice.
@@ -41,21 +41,43 @@ pub struct Key {
     pub ends: [Place; 2],
 }
 
-/// In one piece: each write to a hasher has a price of its own. What is rarely different is left out.
+/// An address as a number.
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+impl Key {
+    /// Its ends and its protocol in three numbers, which are compared and hashed for every packet.
+    fn packed(&self) -> (u128, u128, u64) {
+        let [(low, low_port), (high, high_port)] = self.ends;
+        let ports = u64::from(low_port) | u64::from(high_port) << 16;
+        let families = u64::from(low.is_ipv6()) << 32 | u64::from(high.is_ipv6()) << 33;
+        (bits(low), bits(high), ports | families | u64::from(self.protocol) << 40)
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        // The ports, in the last of them, differ most often.
+        let (own, others) = (self.packed(), other.packed());
+        own.2 == others.2
+            && own.0 == others.0
+            && own.1 == others.1
+            && (self.interface, self.vlan, self.tunnel) == (other.interface, other.vlan, other.tunnel)
+    }
+}
+
+/// What is rarely different is left out.
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let mut bytes = [0; 40];
-        for (end, (address, port)) in bytes[..36].chunks_exact_mut(18).zip(self.ends) {
-            match address {
-                IpAddr::V4(address) => end[..4].copy_from_slice(&address.octets()),
-                IpAddr::V6(address) => end[..16].copy_from_slice(&address.octets()),
-            }
-            end[16..].copy_from_slice(&port.to_ne_bytes());
-        }
-        bytes[36] = self.protocol;
-        bytes[37] = self.interface.unwrap_or(0) as u8;
-        bytes[38..].copy_from_slice(&self.vlan.unwrap_or(0).to_ne_bytes());
-        state.write(&bytes);
+        let (low, high, rest) = self.packed();
+        state.write_u128(low);
+        state.write_u128(high);
+        let place = u64::from(self.interface.unwrap_or(0)) << 48 ^ u64::from(self.vlan.unwrap_or(0)) << 52;
+        state.write_u64(rest ^ place);
     }
 }
 
@@ -139,7 +161,7 @@ pub struct Placed {
 pub struct Flows {
     flows: Vec<Flow>,
     /// Hashed with a seed of this run, and for each packet: cheaply.
-    index: HashMap<Key, u32, foldhash::quality::RandomState>,
+    index: HashMap<Key, u32, foldhash::fast::RandomState>,
     newest: u32,
     oldest: u32,
     most: usize,
@@ -210,7 +232,9 @@ impl Flows {
             Transport::Tcp(tcp) => Some(tcp),
             _ => None,
         };
-        let known = self.index.get(&key).copied().filter(|&number| {
+        // Packets of one flow come one after the other.
+        let newest = self.flows.get(self.newest as usize).filter(|flow| flow.key == key).map(|_| self.newest);
+        let known = newest.or_else(|| self.index.get(&key).copied()).filter(|&number| {
             let flow = &self.flows[number as usize];
             let from = usize::from(sender != flow.client);
             !flow.tcp.as_ref().zip(tcp).is_some_and(|(connection, tcp)| connection.is_another(from, tcp))
@@ -266,7 +290,8 @@ impl Flows {
             (None, None) => (0, 0),
         };
         let (source, destination) = ((ip.source, ports.0), (ip.destination, ports.1));
-        let is_first = source <= destination;
+        // Both are of one family.
+        let is_first = (bits(source.0), source.1) <= (bits(destination.0), destination.1);
         let key = Key {
             interface: decoded.interface,
             tunnel: decoded.innermost_tunnel(),

@@ -13,7 +13,7 @@ use super::data::Packets;
 use super::decode::{decode, link_name};
 use super::keep::{self, Ring};
 use super::options::Options;
-use super::owners::{Sockets, Table};
+use super::owners::{Owners, Table};
 use super::summary::{Noticed, Watch};
 use super::writer::Writer;
 
@@ -50,7 +50,7 @@ struct Taken<'r> {
     options: &'r Options,
     link_type: u16,
     watch: Watch,
-    sockets: Option<Sockets>,
+    owners: Option<Owners>,
     writer: Option<Writer>,
     ring: Option<Ring>,
     ended: Option<Ended>,
@@ -100,7 +100,7 @@ impl<'r> Look<'r> {
             options,
             link_type,
             watch: Watch::default(),
-            sockets: None,
+            owners: None,
             writer: None,
             ring: options.ring.then(|| {
                 let most = options.max_packets.unwrap_or(MOST_HELD).min(MOST_HELD);
@@ -113,40 +113,42 @@ impl<'r> Look<'r> {
             Ok(writer) => taken.writer = writer,
             Err(_) => taken.ended = Some(Ended::OutputClosed),
         }
-        taken.sockets = self.table.take().map(|table| Sockets::new(scope, run, table));
+        taken.owners = self.table.take().map(|table| Owners::new(scope, run, table));
         let failure = self.take_all(&mut taken, began_us.saturating_add(options.for_us)).err();
         if failure.is_some() {
             taken.ended = Some(Ended::InterfaceLost);
         }
         let counts = self.capture.counts();
-        if let Some(sockets) = &mut taken.sockets {
-            sockets.finish(&mut taken.watch.flows);
+        if let Some(owners) = &mut taken.owners {
+            owners.finish(&mut taken.watch.flows);
         }
         taken.finish(run, counts, failure.as_ref())
     }
 
     /// Takes packets until the end.
     fn take_all(&mut self, taken: &mut Taken<'_>, until_us: u64) -> Result<(), Failure> {
+        let mut pause_us = 0;
         while taken.ended.is_none() {
-            let handed = self.capture.packets(|packet| taken.packet(&packet))?;
-            if taken.ended.is_some() {
-                break;
-            }
             let now_us = clock::boot_us();
             if now_us >= until_us {
                 taken.ended = Some(Ended::Time);
             } else if self.run.session().ends_by(now_us.saturating_add(RESERVE_US)) || self.run.is_over() {
                 taken.ended = Some(Ended::Timeout);
             }
-            if handed == 0 {
+            if now_us >= pause_us {
                 taken.pause(&mut self.capture);
+                pause_us = now_us + HOLD.as_micros() as u64;
             }
-            // Signals are looked for also while packets keep coming.
+            if taken.ended.is_some() {
+                break;
+            }
+            // One wait for packets and for what ends it; the kernel hands over hundreds of packets at once.
             let left = Duration::from_micros(until_us.saturating_sub(now_us)).min(HOLD);
-            let patience = if handed > 0 { Duration::ZERO } else { left };
-            if let Some(interrupted) = self.interrupts.wait(self.capture.file(), patience) {
+            if let Some(interrupted) = self.interrupts.wait(self.capture.file(), left) {
                 taken.ended = Some(Ended::Interrupted(interrupted));
+                break;
             }
+            self.capture.packets(|packet| taken.packet(&packet))?;
         }
         // What has passed by now may still be held back by the kernel.
         let is_limit = matches!(taken.ended, Some(Ended::MaxPackets | Ended::MaxBytes | Ended::OutputClosed));
@@ -178,11 +180,11 @@ impl Taken<'_> {
         }
         let decoded = decode(self.link_type, packet.bytes, packet.wire_bytes);
         let noticed = self.watch.packet(&decoded, packet.wire_bytes, packet.time_ns);
-        if let (Some(sockets), Some(placed)) = (&mut self.sockets, noticed.placed)
+        if let (Some(owners), Some(placed)) = (&mut self.owners, noticed.placed)
             && placed.is_first
             && let Some(flow) = self.watch.flows.get_mut(placed.flow)
         {
-            sockets.name(flow);
+            owners.name(flow);
         }
         let kept = if self.options.payload {
             packet.bytes.len()
@@ -210,15 +212,15 @@ impl Taken<'_> {
         }
     }
 
-    /// Uses the time when nothing comes.
+    /// What is done now and then, and not for each packet.
     fn pause(&mut self, capture: &mut Capture<'_>) {
         // The library's counters have 32 bits.
         capture.counts();
         if self.writer.as_mut().is_some_and(|writer| writer.flush().is_err()) {
             self.ended = Some(Ended::OutputClosed);
         }
-        if let Some(sockets) = &mut self.sockets {
-            sockets.refresh(&mut self.watch.flows);
+        if let Some(owners) = &mut self.owners {
+            owners.refresh(&mut self.watch.flows);
         }
     }
 
@@ -251,8 +253,8 @@ impl Taken<'_> {
         gaps.extend(failure.map(|failure| run.gap("/rows", failure)));
         // Where every flow has an owner nothing is missing.
         let is_missing = data.summary.as_ref().is_some_and(|summary| summary.without_owner > 0);
-        if let Some(sockets) = self.sockets.as_ref().filter(|_| is_missing) {
-            gaps.extend(sockets.gaps(run));
+        if let Some(owners) = self.owners.as_ref().filter(|_| is_missing) {
+            gaps.extend(owners.gaps(run));
         }
         gaps.extend(elsewhere(run));
         Gathered { data, gaps }

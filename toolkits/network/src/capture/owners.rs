@@ -24,11 +24,15 @@ const SHARE: u64 = 20;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// A request for all sockets of a protocol and family, without attributes: `struct
-/// inet_diag_req_v2` (sock_diag(7)).
+/// States of connections that nobody holds any more, or yet: TCP_TIME_WAIT and TCP_NEW_SYN_RECV
+/// (include/net/tcp_states.h). A busy server has thousands.
+const WITHOUT_OWNER: u32 = 1 << 6 | 1 << 12;
+
+/// A request for the sockets of a protocol and family that may be held, without
+/// attributes: `struct inet_diag_req_v2` (sock_diag(7)).
 fn request(family: u8, protocol: u8) -> Vec<u8> {
     let mut request = vec![family, protocol, 0, 0];
-    request.extend(u32::MAX.to_ne_bytes());
+    request.extend((!WITHOUT_OWNER).to_ne_bytes());
     // struct inet_diag_sockid: any.
     request.resize(56, 0);
     request
@@ -58,70 +62,50 @@ fn socket(answer: &[u8]) -> Option<Socket> {
     Some(Socket { own: place(4, 8)?, peer: place(6, 24)?, inode: inode.into() })
 }
 
-/// The socket table, and who owns what is in it.
-#[derive(Default)]
-pub(crate) struct Table {
-    local: Vec<IpAddr>,
-    /// Connected sockets, by protocol, own place and peer.
-    connected: HashMap<(u8, Place, Place), u64>,
-    /// Those without a peer, by protocol and own place.
-    bound: HashMap<(u8, Place), u64>,
-    holders: Holders,
-    owners: HashMap<u64, Arc<Owner>>,
-    redactor: Option<Arc<Redactor>>,
-    /// Why it could not be read, or not all of it.
-    failure: Option<Failure>,
-    /// How long reading took.
-    cost_us: u64,
+/// Both ends of a flow whose owners are looked for, and its protocol.
+type Wanted = (u8, [Place; 2]);
+
+/// The sockets of one protocol.
+#[derive(Debug, Default)]
+struct Sockets {
+    /// Connected ones, by own place and peer.
+    connected: HashMap<(Place, Place), u64>,
+    /// Those without a peer, by own place.
+    bound: HashMap<Place, u64>,
 }
 
-impl Table {
-    /// Reads it.
-    pub(crate) fn read(run: &Run) -> Self {
-        let began_us = clock::boot_us();
-        let interfaces = capture::interfaces(run).unwrap_or_default();
-        let mut table = Self { redactor: Some(Arc::clone(run.session().redactor())), ..Self::default() };
-        table.local.extend(interfaces.into_iter().flat_map(|interface| interface.addresses));
-        table.failure = table.try_read(run).err();
-        table.cost_us = clock::boot_us().saturating_sub(began_us);
-        table
-    }
-
-    fn try_read(&mut self, run: &Run) -> Result<(), Failure> {
-        let mut diag = SockDiag::open(run)?;
-        for protocol in [6, 17] {
-            for family in [AF_INET, AF_INET6] {
-                diag.dump(&request(family, protocol), |answer| {
-                    if let Some(socket) = socket(answer) {
-                        self.add(protocol, socket);
-                    }
-                })?;
-            }
+impl Sockets {
+    /// Asks for those of `protocol` in `families`.
+    fn read(diag: &mut SockDiag<'_>, protocol: u8, families: &[u8]) -> Result<Self, Failure> {
+        let mut sockets = Self::default();
+        for family in families {
+            diag.dump(&request(*family, protocol), |answer| {
+                if let Some(socket) = socket(answer) {
+                    sockets.add(socket);
+                }
+            })?;
         }
-        let walk = Walk::new(run)?;
-        walk.work();
-        self.holders = walk.finish();
-        Ok(())
+        Ok(sockets)
     }
 
-    fn add(&mut self, protocol: u8, socket: Socket) {
-        // A connection that is over waits without an inode.
+    fn add(&mut self, socket: Socket) {
+        // A connection that is over, or not accepted yet, has no inode.
         if socket.inode == 0 {
             return;
         }
         if socket.peer.1 == 0 {
-            self.bound.insert((protocol, socket.own), socket.inode);
+            self.bound.insert(socket.own, socket.inode);
         } else {
-            self.connected.insert((protocol, socket.own, socket.peer), socket.inode);
+            self.connected.insert((socket.own, socket.peer), socket.inode);
         }
     }
 
-    fn inode(&self, protocol: u8, own: Place, peer: Place) -> Option<u64> {
-        if let Some(inode) = self.connected.get(&(protocol, own, peer)) {
+    fn inode(&self, own: Place, peer: Place, local: &[IpAddr]) -> Option<u64> {
+        if let Some(inode) = self.connected.get(&(own, peer)) {
             return Some(*inode);
         }
         // Somebody else's port is no business of a socket here.
-        if !self.local.contains(&own.0) && !own.0.is_loopback() {
+        if !local.contains(&own.0) && !own.0.is_loopback() {
             return None;
         }
         let any4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -130,73 +114,191 @@ impl Table {
         places
             .into_iter()
             .filter(|place| place.0 != any4 || own.0.is_ipv4())
-            .find_map(|place| self.bound.get(&(protocol, place)).copied())
+            .find_map(|place| self.bound.get(&place).copied())
     }
+}
 
-    /// Names the owners of a flow, as far as they are not known.
-    fn name(&mut self, flow: &mut Flow) {
-        let ends = flow.ends();
-        for side in 0..2 {
-            if flow.owners[side].is_some() {
-                continue;
+/// Who holds sockets, and where sockets here may be.
+#[derive(Debug, Default)]
+struct World {
+    local: Vec<IpAddr>,
+    holders: Holders,
+    /// Why not all descriptors could be read.
+    failure: Option<Failure>,
+}
+
+impl World {
+    fn read(run: &Run) -> Self {
+        let interfaces = capture::interfaces(run).unwrap_or_default();
+        let local = interfaces.into_iter().flat_map(|interface| interface.addresses).collect();
+        match Walk::new(run) {
+            Ok(walk) => {
+                walk.work();
+                Self { local, holders: walk.finish(), failure: None }
             }
-            let Some(inode) = self.inode(flow.key.protocol, ends[side], ends[1 - side]) else { continue };
-            if let Some(owner) = self.owners.get(&inode) {
-                flow.owners[side] = Some(Arc::clone(owner));
-                continue;
-            }
-            let Some(owners) = self.holders.of(inode) else { continue };
-            let Some(first) = owners.iter().next() else { continue };
-            let shown = match (first.name, &self.redactor) {
-                (Some(name), Some(redactor)) => redactor.text(Class::Name, name.as_str()),
-                _ => "?".into(),
-            };
-            let label = format!("{shown} (pid {})", first.pid);
-            let owner = Arc::new(Owner { pid: first.pid, name: first.name.cloned(), label });
-            self.owners.insert(inode, Arc::clone(&owner));
-            flow.owners[side] = Some(owner);
+            Err(failure) => Self { local, holders: Holders::default(), failure: Some(failure) },
         }
     }
 }
 
+/// The socket table, and who owns what is in it.
+pub(crate) struct Table {
+    /// TCP and UDP, as of [`PROTOCOLS`]; shared with the thread that reads it again.
+    sockets: [Arc<Sockets>; 2],
+    world: Arc<World>,
+    owners: HashMap<u64, Arc<Owner>>,
+    redactor: Arc<Redactor>,
+    /// Why it could not be read, or not all of it.
+    failure: Option<Failure>,
+    /// How long reading took.
+    cost_us: u64,
+}
+
+/// The protocols whose sockets have owners that can be told: TCP and UDP.
+const PROTOCOLS: [u8; 2] = [6, 17];
+
+impl Table {
+    /// Reads all of it.
+    pub(crate) fn read(run: &Run) -> Self {
+        let began_us = clock::boot_us();
+        let mut table = Self {
+            sockets: Default::default(),
+            world: Arc::default(),
+            owners: HashMap::new(),
+            redactor: Arc::clone(run.session().redactor()),
+            failure: None,
+            cost_us: 0,
+        };
+        for at in 0..PROTOCOLS.len() {
+            table.ask(run, at, &[AF_INET, AF_INET6]);
+        }
+        table.world = Arc::new(World::read(run));
+        table.cost_us = clock::boot_us().saturating_sub(began_us);
+        table
+    }
+
+    /// What has changed, as far as it is needed for the flows in `wanted`: the sockets of their protocols, and who
+    /// holds them only if one of these was not known before.
+    fn again(&self, run: &Run, wanted: &[Wanted]) -> Self {
+        let began_us = clock::boot_us();
+        let mut table = self.bare();
+        for (at, protocol) in PROTOCOLS.into_iter().enumerate() {
+            let is_v4 = |ends: &[Place; 2]| ends[0].0.is_ipv4();
+            let mut v4 = wanted.iter().filter(|wanted| wanted.0 == protocol).map(|(_, ends)| is_v4(ends)).peekable();
+            if v4.peek().is_some() {
+                // IPv4 also goes through sockets of IPv6.
+                table.ask(run, at, if v4.any(|v4| v4) { &[AF_INET, AF_INET6] } else { &[AF_INET6] });
+            }
+        }
+        let is_new = |inode| !table.world.holders.knows(inode);
+        if wanted.iter().flat_map(|(protocol, ends)| table.inodes(*protocol, *ends)).flatten().any(is_new) {
+            table.world = Arc::new(World::read(run));
+        }
+        table.cost_us = clock::boot_us().saturating_sub(began_us);
+        table
+    }
+
+    /// What it says, without what was put together of it.
+    fn bare(&self) -> Self {
+        Self {
+            sockets: self.sockets.clone(),
+            world: Arc::clone(&self.world),
+            owners: HashMap::new(),
+            redactor: Arc::clone(&self.redactor),
+            failure: None,
+            cost_us: 0,
+        }
+    }
+
+    /// Reads the sockets of a protocol; where that fails, the others are there all the same.
+    fn ask(&mut self, run: &Run, at: usize, families: &[u8]) {
+        match SockDiag::open(run).and_then(|mut diag| Sockets::read(&mut diag, PROTOCOLS[at], families)) {
+            Ok(sockets) => self.sockets[at] = Arc::new(sockets),
+            Err(failure) => self.failure = Some(failure),
+        }
+    }
+
+    /// The sockets at both ends of a flow.
+    fn inodes(&self, protocol: u8, ends: [Place; 2]) -> [Option<u64>; 2] {
+        let Some(at) = PROTOCOLS.iter().position(|known| *known == protocol) else { return [None; 2] };
+        let sockets = &self.sockets[at];
+        [0, 1].map(|side| sockets.inode(ends[side], ends[1 - side], &self.world.local))
+    }
+
+    /// Names the owners of a flow, as far as they are not known.
+    fn name(&mut self, flow: &mut Flow) {
+        let inodes = self.inodes(flow.key.protocol, flow.ends());
+        for (owner, inode) in flow.owners.iter_mut().zip(inodes) {
+            let Some(inode) = inode.filter(|_| owner.is_none()) else { continue };
+            *owner = self.owner(inode);
+        }
+    }
+
+    fn owner(&mut self, inode: u64) -> Option<Arc<Owner>> {
+        if let Some(owner) = self.owners.get(&inode) {
+            return Some(Arc::clone(owner));
+        }
+        let owners = self.world.holders.of(inode)?;
+        let first = owners.iter().next()?;
+        let shown = first.name.map_or("?".into(), |name| self.redactor.text(Class::Name, name.as_str()));
+        let label = format!("{shown} (pid {})", first.pid);
+        let owner = Arc::new(Owner { pid: first.pid, name: first.name.cloned(), label });
+        self.owners.insert(inode, Arc::clone(&owner));
+        Some(owner)
+    }
+}
+
+/// The most flows of which the thread is told: of more, all that there is may be new.
+const MOST_WANTED: usize = 4096;
+
 /// The owners of flows. The table is read by another thread, so that packets need
 /// not wait.
-pub(crate) struct Sockets {
+pub(crate) struct Owners {
     table: Table,
-    ask: Sender<()>,
+    ask: Sender<Vec<Wanted>>,
     answer: Receiver<Table>,
     is_asked: bool,
-    is_stale: bool,
+    /// New flows whose owners the table does not know.
+    wanted: Vec<Wanted>,
     next_us: u64,
 }
 
-impl Sockets {
+impl Owners {
     /// Owners by `table`, which a thread of `scope` reads again when that is needed.
     pub(crate) fn new<'s>(scope: &'s Scope<'s, '_>, run: &'s Run, table: Table) -> Self {
-        let (ask, asked) = channel();
+        let (ask, asked) = channel::<Vec<Wanted>>();
         let (tell, answer) = channel();
+        let mut known = table.bare();
         // It ends when the other end of either channel is gone.
         scope.spawn(move || {
-            while asked.recv().is_ok() {
-                if tell.send(Table::read(run)).is_err() {
+            while let Ok(wanted) = asked.recv() {
+                let table = known.again(run, &wanted);
+                known = table.bare();
+                if tell.send(table).is_err() {
                     break;
                 }
             }
         });
-        Self { table, ask, answer, is_asked: false, is_stale: false, next_us: 0 }
+        Self { table, ask, answer, is_asked: false, wanted: Vec::new(), next_us: 0 }
     }
 
     /// Gaps for the processes whose descriptors could not be read.
     pub(crate) fn gaps(&self, run: &Run) -> Vec<Gap> {
-        let mut gaps = self.table.holders.gaps(run);
-        gaps.extend(self.table.failure.iter().map(|failure| run.gap("/rows", failure)));
+        let mut gaps = self.table.world.holders.gaps(run);
+        let failures = self.table.failure.iter().chain(&self.table.world.failure);
+        gaps.extend(failures.map(|failure| run.gap("/rows", failure)));
         gaps
     }
 
     /// Names the owners of a new flow, or notes that it has none that are known.
     pub(crate) fn name(&mut self, flow: &mut Flow) {
+        if !PROTOCOLS.contains(&flow.key.protocol) {
+            return;
+        }
         self.table.name(flow);
-        self.is_stale |= flow.owners.iter().all(Option::is_none);
+        if flow.owners.iter().all(Option::is_none) && self.wanted.len() < MOST_WANTED {
+            self.wanted.push((flow.key.protocol, flow.ends()));
+        }
     }
 
     /// Takes a table that was read meanwhile, or asks for one if that is worth it.
@@ -205,8 +307,8 @@ impl Sockets {
             if let Ok(table) = self.answer.try_recv() {
                 self.take(table, flows);
             }
-        } else if self.is_stale && clock::boot_us() >= self.next_us && self.ask.send(()).is_ok() {
-            (self.is_asked, self.is_stale) = (true, false);
+        } else if !self.wanted.is_empty() && clock::boot_us() >= self.next_us {
+            self.is_asked = self.ask.send(std::mem::take(&mut self.wanted)).is_ok();
         }
     }
 
@@ -217,8 +319,8 @@ impl Sockets {
         {
             self.take(table, flows);
         }
-        if self.is_stale
-            && self.ask.send(()).is_ok()
+        if !self.wanted.is_empty()
+            && self.ask.send(std::mem::take(&mut self.wanted)).is_ok()
             && let Ok(table) = self.answer.recv()
         {
             self.take(table, flows);

@@ -8,15 +8,9 @@ struct Block(Vec<u8>);
 
 impl Block {
     fn new(kind: u32) -> Self {
-        Self::within(Vec::with_capacity(256), kind)
-    }
-
-    /// A block behind what is in `buffer`.
-    fn within(buffer: Vec<u8>, kind: u32) -> Self {
-        let mut block = Self(buffer);
-        block.u32(kind);
+        let mut block = Self(Vec::with_capacity(256));
         // The length, once it is known.
-        block.u32(0);
+        block.words([kind, 0]);
         block
     }
 
@@ -28,6 +22,10 @@ impl Block {
         self.0.extend_from_slice(&value.to_ne_bytes());
     }
 
+    fn words<const COUNT: usize>(&mut self, words: [u32; COUNT]) {
+        self.0.extend_from_slice(words.map(u32::to_ne_bytes).as_flattened());
+    }
+
     fn padded(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
         self.pad(bytes.len());
@@ -36,7 +34,9 @@ impl Block {
     /// Fills up after so many bytes.
     fn pad(&mut self, length: usize) {
         let missing = length.wrapping_neg() % 4;
-        self.0.extend_from_slice(&[0; 3][..missing]);
+        // A number of bytes that is known costs no call.
+        self.0.extend_from_slice(&[0; 4]);
+        self.0.truncate(self.0.len() - 4 + missing);
     }
 
     fn option(&mut self, code: u16, value: &[u8]) {
@@ -48,17 +48,17 @@ impl Block {
     }
 
     /// The comment `from END, to END`.
-    fn ends(&mut self, ends: [Option<&str>; 2]) {
-        self.u16(COMMENT);
+    fn ends(&mut self, [from, to]: [Option<&str>; 2]) {
         // The length, once it is known.
-        self.u16(0);
+        self.words([option_head(COMMENT, 0)]);
         let start = self.0.len();
-        for (role, end) in ["from ", "to "].into_iter().zip(ends) {
-            let Some(end) = end else { continue };
-            let comma = if self.0.len() > start { ", " } else { "" };
-            for part in [comma, role, end] {
-                self.0.extend_from_slice(part.as_bytes());
-            }
+        if let Some(end) = from {
+            self.0.extend_from_slice(b"from ");
+            self.0.extend_from_slice(end.as_bytes());
+        }
+        if let Some(end) = to {
+            self.0.extend_from_slice(if from.is_some() { b", to " } else { b"to " });
+            self.0.extend_from_slice(end.as_bytes());
         }
         let length = self.0.len() - start;
         self.0[start - 2..start].copy_from_slice(&(length as u16).to_ne_bytes());
@@ -68,8 +68,9 @@ impl Block {
     /// A time as two words, the higher first.
     fn time(nanoseconds: u64) -> [u8; 8] {
         let mut bytes = [0; 8];
-        bytes[..4].copy_from_slice(&((nanoseconds >> 32) as u32).to_ne_bytes());
-        bytes[4..].copy_from_slice(&(nanoseconds as u32).to_ne_bytes());
+        let [high, low] = halves(nanoseconds);
+        bytes[..4].copy_from_slice(&high.to_ne_bytes());
+        bytes[4..].copy_from_slice(&low.to_ne_bytes());
         bytes
     }
 
@@ -91,6 +92,17 @@ impl Block {
 
 /// The option that comments on anything.
 const COMMENT: u16 = 1;
+
+/// The higher and the lower half of a number.
+fn halves(number: u64) -> [u32; 2] {
+    [(number >> 32) as u32, number as u32]
+}
+
+/// What an option begins with, as one word.
+fn option_head(code: u16, length: u16) -> u32 {
+    let [code, length] = [code, length].map(u16::to_ne_bytes);
+    u32::from_ne_bytes([code[0], code[1], length[0], length[1]])
+}
 
 /// The section header: what wrote the file, and a comment on the whole.
 pub fn section(application: &str, comment: &str) -> Vec<u8> {
@@ -140,25 +152,21 @@ pub struct Tagged<'a> {
 /// A packet of the first interface, behind what is in `buffer`.
 pub fn packet(packet: &Tagged<'_>, buffer: &mut Vec<u8>) {
     let start = buffer.len();
-    let mut block = Block::within(std::mem::take(buffer), 6);
-    block.u32(0);
-    block.0.extend_from_slice(&Block::time(packet.time_ns));
-    block.u32(packet.bytes.len() as u32);
-    block.u32(packet.wire_bytes);
+    let mut block = Block(std::mem::take(buffer));
+    let [high, low] = halves(packet.time_ns);
+    // Its length comes when it is known.
+    block.words([6, 0, 0, high, low, packet.bytes.len() as u32, packet.wire_bytes]);
     block.padded(packet.bytes);
     let has_comment = packet.ends.iter().any(Option::is_some);
     if has_comment {
         block.ends(packet.ends);
     }
     if let Some(is_outgoing) = packet.is_outgoing {
-        let direction: u32 = if is_outgoing { 2 } else { 1 };
-        block.option(2, &direction.to_ne_bytes());
+        block.words([option_head(2, 4), if is_outgoing { 2 } else { 1 }]);
     }
     if let Some(pid) = packet.pid {
         // The second half is the thread, of which nothing is known.
-        let mut ids = [0; 8];
-        ids[..4].copy_from_slice(&pid.to_ne_bytes());
-        block.option(8, &ids);
+        block.words([option_head(8, 8), pid, 0]);
     }
     *buffer = block.end_from(start, has_comment || packet.is_outgoing.is_some() || packet.pid.is_some());
 }
@@ -210,10 +218,8 @@ pub fn old_header(link_type: u16, snaplen: u32) -> Vec<u8> {
 /// A packet of a pcap file, behind what is in `buffer`.
 pub fn old_packet(packet: &Tagged<'_>, buffer: &mut Vec<u8>) {
     let mut record = Block(std::mem::take(buffer));
-    record.u32((packet.time_ns / 1_000_000_000) as u32);
-    record.u32((packet.time_ns % 1_000_000_000 / 1000) as u32);
-    record.u32(packet.bytes.len() as u32);
-    record.u32(packet.wire_bytes);
+    let (seconds, nanoseconds) = (packet.time_ns / 1_000_000_000, packet.time_ns % 1_000_000_000);
+    record.words([seconds as u32, (nanoseconds / 1000) as u32, packet.bytes.len() as u32, packet.wire_bytes]);
     record.0.extend_from_slice(packet.bytes);
     *buffer = record.0;
 }

@@ -101,9 +101,14 @@ impl Holders {
         Some(Owners { table: Arc::clone(&self.table), first: first as u32, count: count as u32 })
     }
 
+    /// Whether somebody is known to hold `inode`.
+    pub(crate) fn knows(&self, inode: u64) -> bool {
+        self.table.held.binary_search_by_key(&inode, |held| held.inode).is_ok()
+    }
+
     /// Whether only the agent itself holds `inode`.
     pub(crate) fn is_own(&self, inode: u64) -> bool {
-        self.own.contains(&inode) && self.table.held.binary_search_by_key(&inode, |held| held.inode).is_err()
+        self.own.contains(&inode) && !self.knows(inode)
     }
 
     /// Every socket that is held, with one who holds it, by inode.
