@@ -317,3 +317,51 @@ fn a_process_that_opens_and_closes_all_the_time_is_no_failure() {
         assert!(numbers.starts_with(&[0, 1, 2]));
     }
 }
+
+/// Beside what the program itself takes, which is much in a build for tests: as it is released, less than 16 MiB in all.
+#[test]
+fn twenty_thousand_descriptors_need_little_memory() {
+    // Of each type as many: what is alike must not be what makes it small.
+    let source = r#"
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <sys/epoll.h>
+        #include <sys/eventfd.h>
+        #include <sys/resource.h>
+        #include <sys/socket.h>
+        #include <unistd.h>
+        int main(int c, char **v) {
+            struct rlimit all;
+            char name[64];
+            int count = 0, pair[2];
+            (void)c;
+            getrlimit(RLIMIT_NOFILE, &all);
+            all.rlim_cur = all.rlim_max;
+            setrlimit(RLIMIT_NOFILE, &all);
+            if (chdir(v[1])) return 1;
+            for (int turn = 0; count < 19900; turn++) {
+                snprintf(name, sizeof name, "file-%d", turn);
+                if (open(name, O_RDWR | O_CREAT, 0600) < 0) break;
+                unlink(name);
+                if (eventfd(turn, 0) < 0 || epoll_create1(0) < 0 || pipe(pair) || socketpair(AF_UNIX, SOCK_DGRAM, 0, pair))
+                    break;
+                count += 7;
+            }
+            printf("{\"count\": %d}\n\"ready\"\n", count);
+            fflush(stdout);
+            getchar();
+        }
+    "#;
+    let directory = tempfile::tempdir().expect("a directory");
+    let target = Child::ready(Command::new(common::compile_c(source, &["-O1"])).arg(directory.path()));
+    let count = target.truth[0]["count"].as_u64().expect("a number");
+    if count < 19_900 {
+        return skip("twenty_thousand_descriptors_need_little_memory", "the hard limit of descriptors is too low");
+    }
+    let peak = |envelope: &Value| envelope["cost"]["peak_rss_kib"].as_u64().expect("a figure");
+    let seen = fds(target.pid());
+    assert!(rows(&seen).len() as u64 >= count);
+    let taken = peak(&seen) - peak(&json(["version"]));
+    assert!(taken <= 12 << 10, "{taken} KiB");
+}

@@ -224,6 +224,78 @@ fn fifteen_thousand_sockets_are_bounded() {
     assert!(peak < 72 << 10, "{peak} KiB");
 }
 
+/// As many descriptors, sockets and mappings as there may be, over several processes: RLIMIT_NOFILE is one process's.
+#[test]
+fn a_snapshot_of_sixty_thousand_sockets_and_mappings_is_bounded() {
+    let source = r#"
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <sys/mman.h>
+        #include <sys/resource.h>
+        #include <sys/socket.h>
+        #include <unistd.h>
+        int main(int c, char **v) {
+            struct rlimit all;
+            getrlimit(RLIMIT_NOFILE, &all);
+            all.rlim_cur = all.rlim_max;
+            setrlimit(RLIMIT_NOFILE, &all);
+            int count = 0, pair[2], mapped = 0, most = c > 1 ? atoi(v[1]) : 0;
+            while (count < 15000 && !socketpair(AF_UNIX, SOCK_STREAM, 0, pair)) count += 2;
+            /* Neighbours with other rights are no one mapping. */
+            while (mapped < most && mmap(0, 4096, mapped % 2 ? PROT_READ : PROT_READ | PROT_WRITE,
+                                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED) mapped++;
+            printf("{\"sockets\": %d, \"mapped\": %d}\n\"ready\"\n", count, mapped);
+            fflush(stdout);
+            getchar();
+        }
+    "#;
+    let name = "a_snapshot_of_sixty_thousand_sockets_and_mappings_is_bounded";
+    if !is_root() {
+        return skip(name, "a network namespace of its own, so that no other test sees these sockets, needs root");
+    }
+    let program = common::compile_c(source, &["-O1"]);
+    let target = Child::ready(Command::new("unshare").arg("--net").arg(&program).arg("60000"));
+    let inside = |program: &std::path::Path| {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--target", &target.pid().to_string()]).arg(program);
+        command
+    };
+    let others: Vec<Child> = (0..3).map(|_| Child::ready(&mut inside(&program))).collect();
+    let of = |child: &Child, key: &str| child.truth[0][key].as_u64().expect("a number");
+    let sockets: u64 = of(&target, "sockets") + others.iter().map(|child| of(child, "sockets")).sum::<u64>();
+    let mapped = of(&target, "mapped");
+    if sockets < 60_000 || mapped < 60_000 {
+        let reason = format!("{sockets} sockets and {mapped} mappings are all that a process may have here");
+        return skip(name, &reason);
+    }
+    let begin = Instant::now();
+    let mut agent = inside(std::path::Path::new(AGENT));
+    let answer = Answer::of(agent.args(["snapshot", "--pid", &target.pid().to_string(), "--no-smaps", "-o", "json"]));
+    assert!(begin.elapsed() < Duration::from_secs(100), "{:?}", begin.elapsed());
+    // All of it, or as much as may be written and a gap that says how much is not.
+    assert!(matches!(answer.status, 0 | 3 | 4), "{}: {}", answer.status, answer.stderr);
+    let seen: Value = serde_json::from_slice(&answer.stdout).expect("one envelope");
+    common::assert_valid(&seen);
+    let listed = |part: &str| seen["data"][part]["rows"].as_array().map_or(0, Vec::len) as u64;
+    let left_out = |part: &str| -> u64 {
+        let gaps = gaps_at(&seen, &format!("/{part}/rows"));
+        let words = gaps.iter().filter(|gap| gap["reason"] == "limit_reached").filter_map(|gap| gap["detail"].as_str());
+        words.filter_map(|words| words.split(' ').next()?.parse::<u64>().ok()).max().unwrap_or(0)
+    };
+    for (part, count) in [("descriptors", 15_000), ("sockets", sockets), ("mappings", mapped)] {
+        assert!(listed(part) + left_out(part) >= count, "{part}: {} and {}", listed(part), left_out(part));
+    }
+    let references = seen["data"]["references"].as_object().expect("references");
+    for reference in references.values().flat_map(|list| list.as_array().expect("a list")) {
+        for to in reference["to"].as_array().expect("a list") {
+            let to = to.as_str().expect("a pointer");
+            assert!(seen["data"].pointer(to).is_some(), "{reference} leads nowhere");
+        }
+    }
+    let peak = peak_kib(&seen).saturating_sub(*ITSELF);
+    assert!(peak < 160 << 10, "{peak} KiB");
+}
+
 #[test]
 fn a_target_in_another_user_namespace_is_denied_by_that_gate() {
     let name = "a_target_in_another_user_namespace_is_denied_by_that_gate";
@@ -250,8 +322,40 @@ fn a_target_in_another_user_namespace_is_denied_by_that_gate() {
         let seen = answer.json();
         let gap = &gaps_at(&seen, "/rows")[0];
         assert_eq!(gap["reason"], "permission_denied", "{command}: {gap}");
-        assert!(gap["needs"].as_array().is_some_and(|needs| needs.contains(&json!("user_namespace"))), "{gap}");
+        assert!(needs_the_namespace(gap), "{gap}");
     }
+    // Of each the rest is there: what proc(5) shows to everybody.
+    for (command, denied) in [
+        ("ps", "executable"),
+        ("sockets", "/rows"),
+        ("modules", "/rows"),
+        ("env", "/rows"),
+        ("snapshot", "/descriptors/rows"),
+        ("snapshot", "/mappings/rows"),
+        ("snapshot", "/modules/rows"),
+    ] {
+        let answer = sibling(command);
+        assert_eq!(answer.status, 3, "{command}: {}", answer.stderr);
+        let seen = answer.json();
+        let gaps = seen["gaps"].as_array().expect("gaps");
+        let is_there = |gap: &&Value| gap["at"].as_str().is_some_and(|at| at.contains(denied));
+        let gap = gaps.iter().find(|gap| is_there(gap) && needs_the_namespace(gap));
+        assert!(gap.is_some_and(|gap| gap["reason"] == "permission_denied"), "{command} {denied}: {gaps:?}");
+        let processes = if command == "snapshot" { &seen["data"]["processes"] } else { &seen["data"] };
+        if matches!(command, "ps" | "snapshot") {
+            let rows = processes["rows"].as_array().expect("rows");
+            let row = rows.iter().find(|row| row["pid"] == target.pid()).expect("the target");
+            assert!(row["args"].as_array().is_some_and(|args| args.len() == 2), "{row}");
+        }
+    }
+    // Of its limits and their use all is shown to everybody.
+    let limits = sibling("limits").json();
+    assert!(limits["data"]["limits"].as_array().is_some_and(|limits| limits.len() >= 16), "{limits}");
+}
+
+/// Whether `gap` says that it is the user namespace which is in the way.
+fn needs_the_namespace(gap: &Value) -> bool {
+    gap["needs"].as_array().is_some_and(|needs| needs.contains(&json!("user_namespace")))
 }
 
 #[test]
@@ -322,4 +426,11 @@ fn a_file_system_that_does_not_answer_holds_nobody_up() {
     let fds = common::json(["fds", "--pid", &pid, "--allow-gaps"]);
     let row = common::row(&fds, "fd", said["fd"].clone());
     assert_eq!(row["target"], said["path"], "{row}");
+    // Its arguments and environment are there as well: the kernel does not read these from a mapped file since Linux 4.17
+    // (FOLL_ANON in get_mm_cmdline and environ_read, CVE-2018-1120), so it needs no patience of ours. That there is
+    // something which was not seen is told.
+    let ps = common::json(["ps", "--pid", &pid, "--allow-gaps"]);
+    assert_eq!(common::row(&ps, "pid", target.pid())["args"], json!([]));
+    let env = common::json(["env", "--pid", &pid, "--allow-gaps"]);
+    assert_eq!((rows(&env).len(), &gaps_at(&env, "/rows")[0]["reason"]), (0, &json!("unsupported")), "{env}");
 }

@@ -1,5 +1,5 @@
-/* A process with a file, a mapping and a working directory on a file system that no longer answers, as on a dead NFS server:
- * a FUSE server of its own, which stops to answer when all is in place. Whoever asks that file system for anything then
+/* A process with a file, mappings and a working directory on a file system that no longer answers, as on a dead NFS server,
+ * and with its arguments and its environment in one of the mappings: a FUSE server of its own, which stops to answer when all is in place. Whoever asks that file system for anything then
  * waits until the program ends.
  *
  * Needs root (it mounts, in a mount namespace of its own) and /dev/fuse. Truth: pid, fd, path, directory; or unavailable, why
@@ -15,7 +15,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 
-enum { SIZE = 8192, FILE_NODE = 2 };
+enum { SIZE = 8192, READ_BYTES = 4096, FILE_NODE = 2 };
 
 static int device;
 static atomic_int answers = 1;
@@ -110,6 +110,51 @@ static void unavailable(const char *what)
     exit(0);
 }
 
+/* The fields of proc_pid_stat(5) from `first` to `last`, which are addresses. */
+static void addresses(int first, int last, unsigned long long *to)
+{
+    char text[2048];
+    FILE *file = fopen("/proc/self/stat", "r");
+
+    if (file == NULL || fgets(text, sizeof text, file) == NULL)
+        fail("stat");
+    fclose(file);
+    char *field = strrchr(text, ')') + 1;
+    for (int number = 3; number <= last; number++) {
+        unsigned long long value = 0;
+
+        field += strspn(field, " ");
+        if (number >= first)
+            value = strtoull(field, NULL, 10);
+        field += strcspn(field, " ");
+        if (number >= first)
+            to[number - first] = value;
+    }
+}
+
+/* From now on the kernel is to look for the arguments and the environment in a page of the file that is not in memory.
+ * PR_SET_MM_MAP takes no capability, and a mapping over one's own stack would do as well. */
+static void move_arguments(int file)
+{
+    void *page = mmap(NULL, SIZE - READ_BYTES, PROT_READ, MAP_PRIVATE, file, READ_BYTES);
+    unsigned long long code[3], data[3], at = (unsigned long)page;
+    unsigned char resident = 1;
+
+    if (page == MAP_FAILED || posix_fadvise(file, READ_BYTES, SIZE - READ_BYTES, POSIX_FADV_DONTNEED) != 0)
+        fail("mmap");
+    if (mincore(page, SIZE - READ_BYTES, &resident) != 0 || (resident & 1) != 0)
+        fail("the page is in memory");
+    addresses(26, 28, code);
+    addresses(45, 47, data);
+    struct prctl_mm_map map = {
+        .start_code = code[0], .end_code = code[1], .start_stack = code[2], .start_data = data[0], .end_data = data[1],
+        .start_brk = data[2], .brk = (unsigned long)sbrk(0), .arg_start = at, .arg_end = at + 100, .env_start = at + 200,
+        .env_end = at + 300, .exe_fd = (unsigned)-1,
+    };
+    if (prctl(PR_SET_MM, PR_SET_MM_MAP, &map, sizeof map, 0) != 0)
+        unavailable("PR_SET_MM_MAP");
+}
+
 int main(void)
 {
     char directory[] = "/tmp/hung-XXXXXX", options[128], path[64];
@@ -134,9 +179,10 @@ int main(void)
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0)
         fail("open");
-    volatile const char *code = mmap(NULL, SIZE, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
-    if (code == MAP_FAILED || code[0] != 0 || code[4096] != 0)
+    volatile const char *code = mmap(NULL, READ_BYTES, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
+    if (code == MAP_FAILED || code[0] != 0)
         fail("mmap");
+    move_arguments(file);
     if (chdir(directory) != 0)
         fail("chdir");
     answers = 0;

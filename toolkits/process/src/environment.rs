@@ -113,6 +113,10 @@ fn look(run: &Run, process: &Process<'_>, rows: &mut Vec<Noted<Row>>, gaps: &mut
             return Ok(());
         }
     }
+    if text.is_empty() && has_room_for_variables(process) {
+        let unread = Cause::Unsupported("the kernel gives no environment that is in a mapped file");
+        gaps.push(run.gap("/rows", &process.failure("environ", unread)));
+    }
     let found = variables(&text, is_overwritten(process));
     rows.extend(found.into_iter().map(|variable| {
         let Variable { name, value_bytes, hidden } = variable;
@@ -127,7 +131,7 @@ fn look(run: &Run, process: &Process<'_>, rows: &mut Vec<Noted<Row>>, gaps: &mut
 /// (get_mm_cmdline in fs/proc/base.c).
 fn is_overwritten(process: &Process<'_>) -> bool {
     let mut text = Vec::with_capacity(4096);
-    let room = process.read_piece("stat", &mut text).ok().and_then(|()| room_for_arguments(&text));
+    let room = process.read_piece("stat", &mut text).ok().and_then(|()| room(&text, ARGUMENTS));
     match (process.read("cmdline", &mut text), room) {
         (Ok(()), Some(room)) => text.len() as u64 > room || text.last().is_some_and(|last| *last != 0),
         // Not known: as if it had.
@@ -135,11 +139,23 @@ fn is_overwritten(process: &Process<'_>) -> bool {
     }
 }
 
-/// The bytes that the arguments took when the process was started: fields 48 and 49 of
-/// proc_pid_stat(5). `None` for who may not know.
-fn room_for_arguments(stat: &[u8]) -> Option<u64> {
+/// Whether there was something to show when the process was started, or now that it has moved it (PR_SET_MM_MAP in
+/// prctl(2)). The kernel reads neither arguments nor environment from a mapped file, whose server may never answer
+/// (Linux 4.17, FOLL_ANON).
+fn has_room_for_variables(process: &Process<'_>) -> bool {
+    let mut text = Vec::with_capacity(1024);
+    let room = process.read_piece("stat", &mut text).ok().and_then(|()| room(&text, VARIABLES));
+    room.is_some_and(|room| room > 0)
+}
+
+/// `arg_start` and `env_start` in proc_pid_stat(5); behind each stands where it ends.
+const ARGUMENTS: usize = 48;
+const VARIABLES: usize = 50;
+
+/// The bytes from the address in field `first` to that in the next one. `None` for who may not know.
+fn room(stat: &[u8], first: usize) -> Option<u64> {
     let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let mut fields = stat[end + 1..].split(u8::is_ascii_whitespace).filter(|field| !field.is_empty()).skip(48 - 3);
+    let mut fields = stat[end + 1..].split(u8::is_ascii_whitespace).filter(|field| !field.is_empty()).skip(first - 3);
     let start: u64 = parse::number(fields.next()?)?;
     let end: u64 = parse::number(fields.next()?)?;
     end.checked_sub(start).filter(|_| start != 0)
@@ -239,9 +255,9 @@ mod tests {
     fn the_room_for_arguments_stands_in_stat() {
         let fields: Vec<String> = (4..=52).map(|field| (field * 100).to_string()).collect();
         let text = format!("7 (a) b) S {}", fields.join(" "));
-        assert_eq!(room_for_arguments(text.as_bytes()), Some(100));
+        assert_eq!((room(text.as_bytes(), ARGUMENTS), room(text.as_bytes(), VARIABLES)), (Some(100), Some(100)));
         let hidden = text.replace(" 4800 ", " 0 ");
-        assert_eq!(room_for_arguments(hidden.as_bytes()), None);
-        assert_eq!(room_for_arguments(b"7 (a) S 1"), None);
+        assert_eq!(room(hidden.as_bytes(), ARGUMENTS), None);
+        assert_eq!(room(b"7 (a) S 1", ARGUMENTS), None);
     }
 }
