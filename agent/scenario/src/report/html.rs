@@ -31,7 +31,7 @@ pub fn html(subject: &Subject) -> String {
         for part in &section.parts {
             match part {
                 Part::Line(line) => {
-                    let _ = writeln!(page, "<p>{}</p>", escaped(line));
+                    let _ = writeln!(page, "<p>{}</p>", prose(line));
                 }
                 Part::Finding(finding) => {
                     let level =
@@ -40,10 +40,10 @@ pub fn html(subject: &Subject) -> String {
                         page,
                         "<div class=\"finding {level}\"><p><b>{}</b> {}</p>",
                         escaped(&finding.level),
-                        escaped(&finding.message)
+                        prose(&finding.message)
                     );
                     for (name, words) in &finding.more {
-                        let _ = writeln!(page, "<p class=\"more\"><i>{name}</i> {}</p>", escaped(words));
+                        let _ = writeln!(page, "<p class=\"more\"><i>{name}</i> {}</p>", prose(words));
                     }
                     page.push_str("</div>\n");
                 }
@@ -58,7 +58,8 @@ pub fn html(subject: &Subject) -> String {
 }
 
 fn write_table(page: &mut String, table: &Table) {
-    page.push_str("<table>\n");
+    // What is wider than the page is moved by itself.
+    page.push_str("<div class=\"wide\">\n<table>\n");
     if table.head.iter().any(|name| !name.is_empty()) {
         page.push_str("<thead><tr>");
         for (at, name) in table.head.iter().enumerate() {
@@ -92,7 +93,7 @@ fn write_table(page: &mut String, table: &Table) {
         }
         page.push_str("</tr>\n");
     }
-    page.push_str("</tbody>\n</table>\n");
+    page.push_str("</tbody>\n</table>\n</div>\n");
     if table.left_out > 0 {
         let _ = writeln!(page, "<p>{} more.</p>", table.left_out);
     }
@@ -128,6 +129,17 @@ fn hue(name: &str) -> u32 {
     name.bytes().fold(17_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte))) % 60
 }
 
+/// A sentence, with what stands between backticks as code.
+fn prose(text: &str) -> String {
+    let parts: Vec<String> = text.split('`').map(escaped).collect();
+    // One that has no other is itself.
+    if parts.len().is_multiple_of(2) {
+        return parts.join("`");
+    }
+    let marked = parts.iter().enumerate();
+    marked.map(|(at, part)| if at % 2 == 1 { format!("<code>{part}</code>") } else { part.clone() }).collect()
+}
+
 /// Text that is nothing but text, between tags and in quotes.
 fn escaped(text: &str) -> String {
     super::escaped(text, |c, out| match c {
@@ -154,6 +166,12 @@ fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn what_stands_between_backticks_is_code_and_nothing_but_text() {
+        assert_eq!(super::prose("run `agent ps` or `x<y`."), "run <code>agent ps</code> or <code>x&lt;y</code>.");
+        assert_eq!(super::prose("a ` alone & more"), "a ` alone &amp; more");
+    }
+
     #[test]
     fn base64_is_that_of_rfc_4648() {
         for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
