@@ -9,7 +9,8 @@ use agent_model::{Gap, Reason, RedactionLevel, SessionInfo};
 use agent_output::Printed;
 use agent_session::audit::{At, Chain, Data, Head, Kind, Unrecorded, Witness};
 use agent_session::redact::Redactor;
-use agent_session::{Accessed, Ledger};
+use agent_session::{Accessed, Ledger, Refusal};
+use agent_system::allocator::{self, Last};
 use agent_system::{clock, own};
 use serde_json::{Value, json};
 
@@ -135,6 +136,10 @@ impl Witness for Joined {
         self.own.as_ref().and_then(Witness::head)
     }
 
+    fn last_words(&mut self, records: Vec<(Kind, Data)>) {
+        self.link.last_words(records);
+    }
+
     fn confined(&mut self) {
         self.link.confined();
     }
@@ -208,6 +213,15 @@ impl Witness for Lines {
         self.write(&lines)
     }
 
+    fn last_words(&mut self, records: Vec<(Kind, Data)>) {
+        if !self.is_written {
+            return;
+        }
+        let closing = data(json!({"actions": 1, "exit": Status::Refused as u8}));
+        let lines = self.chain.last_words(records, closing, &now());
+        allocator::last_words(Last::Records, agent_output::STDERR, vec![lines]);
+    }
+
     fn head(&self) -> Option<Head> {
         Some(self.chain.head())
     }
@@ -254,7 +268,18 @@ impl<'a> Action<'a> {
         }
         witness.record(Kind::ActionStart, data(intent))?;
         let written_before = agent_output::written_bytes();
-        Ok(Self { witness, number, envelopes: 0, gaps: 0, digest: None, written_before, told: Vec::new() })
+        let mut action =
+            Self { witness, number, envelopes: 0, gaps: 0, digest: None, written_before, told: Vec::new() };
+        action.get_ready();
+        Ok(action)
+    }
+
+    /// Makes ready what is recorded if there is no memory left.
+    fn get_ready(&mut self) {
+        let detail = Refusal::Memory.to_string();
+        let hit = json!({"action": self.number, "at": "", "limit": Refusal::Memory.limit(), "detail": detail});
+        let end = json!({"action": self.number, "exit": Status::Refused as u8, "envelopes": self.envelopes + 1});
+        self.witness.last_words(vec![(Kind::LimitHit, data(hit)), (Kind::ActionEnd, data(end))]);
     }
 
     /// Takes an envelope before it is printed: where a limit or a rule cut it off, that is recorded.
@@ -294,6 +319,7 @@ impl<'a> Action<'a> {
             }
             let what = json!({"action": self.number, "at": gap.at, "path": gap.path, "detail": gap.detail});
             self.witness.record(kind, data(what))?;
+            self.get_ready();
         }
         Ok(())
     }
@@ -311,7 +337,9 @@ impl<'a> Action<'a> {
     pub(crate) fn added(&mut self, artifact: Value) -> Result<(), Unrecorded> {
         let mut added = data(artifact);
         added.insert("action".to_owned(), self.number.into());
-        self.witness.record(Kind::ArtifactAdd, added)
+        self.witness.record(Kind::ArtifactAdd, added)?;
+        self.get_ready();
+        Ok(())
     }
 
     /// Records what was touched, and how it ended. `kept_bytes` were written to files of our own.
@@ -320,6 +348,8 @@ impl<'a> Action<'a> {
     ///
     /// When it cannot be recorded.
     pub(crate) fn end(self, status: Status, ledger: &Ledger, kept_bytes: u64) -> Result<(), Unrecorded> {
+        // What there is to tell is told.
+        allocator::forget(Last::Records);
         let Accessed { count, sha256, kinds } = ledger.accessed();
         let kinds: Data = kinds.into_iter().map(|(access, count)| (access.as_str().to_owned(), count.into())).collect();
         let accessed = json!({"action": self.number, "count": count, "kinds": kinds, "sha256": sha256});

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use agent_model::data::{json_bytes, was_refused};
-use agent_model::{Cost, Data, Envelope, Gap, Observed, Seal, Shown};
+use agent_model::{AgentInfo, Cost, Data, Envelope, Gap, Observed, Seal, Shown};
 use agent_output::{Ended, Printed};
 use agent_session::redact::{Class, Classes, Counted, Redacted};
 use agent_session::{Entry, Refusal, Session};
+use agent_system::allocator::Last;
 use agent_system::collector::TargetUse;
 use agent_system::{Answer, Capabilities, Command, Failure, Plan, Run, TargetError, allocator, clock, own, target};
 use anyhow::Context;
@@ -98,7 +99,12 @@ pub(crate) struct Look<'a> {
     is_stream_full: Arc<AtomicBool>,
     /// Why nothing is looked at.
     refused: Option<Stopped>,
+    /// Makes the bytes of an envelope without data, and says to which file they go.
+    render: Option<Render<'a>>,
 }
+
+/// As [`Look::get_ready_with`].
+type Render<'a> = Box<dyn Fn(&Printed<'_>) -> Option<(i32, Vec<u8>)> + 'a>;
 
 /// So much of an answer, as JSON, is kept between the digest and the printing of it; more is serialized twice.
 const MOST_KEPT: usize = 4 << 20;
@@ -153,6 +159,11 @@ impl Shown for Known<'_> {
 
 /// An envelope without data has about so many bytes.
 const WITHOUT_DATA: u64 = 3 << 10;
+
+/// What each string of an envelope of `command` is.
+fn classes_of(command: &Command) -> Arc<Classes> {
+    Arc::new(Classes::of(crate::schemas::of(command).as_value()))
+}
 
 /// The gap for a limit that was reached.
 fn reached(refusal: Refusal) -> Gap {
@@ -219,6 +230,49 @@ impl<'a> Look<'a> {
             keeps_json: false,
             is_stream_full: Arc::default(),
             refused,
+            render: None,
+        }
+    }
+
+    /// `render` makes the bytes of an envelope without data, and says to which file they go: they are kept ready for where
+    /// there is no memory left to make them with.
+    pub(crate) fn get_ready_with(&mut self, render: impl Fn(&Printed<'_>) -> Option<(i32, Vec<u8>)> + 'a) {
+        self.render = Some(Box::new(render));
+    }
+
+    /// Makes ready what is told of the next look if its memory is not enough. Nothing is touched for it: what is told
+    /// besides is what is known by now.
+    fn get_ready(&mut self) {
+        let Some(render) = &self.render else { return };
+        let Ok(options) = (self.command.options)(self.matches) else { return };
+        let command = self.command;
+        let classes = &**self.classes.get_or_insert_with(|| classes_of(command));
+        let session = self.run.session();
+        let redactor = session.redactor().another();
+        let place = |field| classes.field(Some(classes.root()), field);
+        let Ok(options) = serde_json::to_value(Redacted::new(&*options, &redactor, classes, place("options"))) else {
+            return;
+        };
+        let data = Known { data: Redacted::new(&() as &dyn Data, &redactor, classes, place("data")), json: None };
+        let Ok(Seal { digest, .. }) = agent_model::seal(&data, 0) else { return };
+        let start = clock::rfc3339(self.since.wall_us);
+        let envelope = Envelope {
+            schema: self.command.schema_name(),
+            session: session.info().clone(),
+            sequence: self.sequence + 1,
+            agent: AgentInfo { version: version::VERSION, build_id: None },
+            resource: std::collections::BTreeMap::new(),
+            target: self.run.target().map(|target| redactor.target(target)),
+            observed: Observed { start: start.clone(), end: start },
+            cost: Cost::default(),
+            options: &options as &dyn erased_serde::Serialize,
+            digest,
+            data: &data as &dyn agent_model::Shown,
+            gaps: vec![reached(Refusal::Memory)],
+            redaction: redactor.take_report(),
+        };
+        if let Some((file, bytes)) = render(&envelope) {
+            allocator::last_words(Last::Answer, file, vec![bytes]);
         }
     }
 
@@ -324,6 +378,7 @@ impl<'a> Look<'a> {
         if let Some(refused) = self.refused.take() {
             return Err(refused);
         }
+        self.get_ready();
         let collected = (self.command.collect)(&self.run, self.matches);
         agent_system::stop::settle();
         let mut gaps = std::mem::take(&mut self.noted);
@@ -376,8 +431,7 @@ impl<'a> Look<'a> {
         let kept_back = if answer.data.is_absent() { 0 } else { self.kept_back_bytes };
         let most = run.session().limits().out_bytes.saturating_sub(self.written_bytes + kept_back);
         let (redactor, command) = (run.session().redactor(), self.command);
-        let known = || Arc::new(Classes::of(crate::schemas::of(command).as_value()));
-        let classes = &**self.classes.get_or_insert_with(known);
+        let classes = &**self.classes.get_or_insert_with(|| classes_of(command));
         let place = |field| classes.field(Some(classes.root()), field);
         // What grows is there twice for a moment. Where memory is short, time is not.
         let with_json = allocator::live_bytes() + 2 * expected_bytes(&*answer.data);
@@ -445,6 +499,10 @@ impl<'a> Look<'a> {
             gaps: answer.gaps.iter().map(|gap| redactor.gap(gap)).collect(),
             redaction: redactor.take_report(),
         };
+        if self.render.is_some() {
+            // What is begun cannot be begun again.
+            allocator::forget(Last::Answer);
+        }
         Ok(tell(&envelope, &*answer, &run.ledger().take_entries())?)
     }
 }

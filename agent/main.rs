@@ -446,6 +446,7 @@ fn look(
         look.note(verdict.gap());
         look.note(how.unkept.clone());
         look.watch_stream(is_full);
+        look.get_ready_with(printer.without_data());
         if is_json {
             look.keep_json();
         }
@@ -498,6 +499,20 @@ impl Printer<'_> {
     fn format(&self) -> cli::Chosen {
         let usual = if std::io::stdout().is_terminal() { Format::Table } else { Format::Json };
         self.chosen.unwrap_or(cli::Chosen::Common(usual))
+    }
+
+    /// What makes the bytes of an envelope without data, and says to which file they go; in a bundle that is cut off there is none.
+    fn without_data(&self) -> impl Fn(&agent_output::Printed<'_>) -> Option<(i32, Vec<u8>)> + use<> {
+        let (format, is_streamed) = (self.format(), self.streamed.is_some());
+        let width = if std::io::stdout().is_terminal() { own::terminal_width() } else { None };
+        move |envelope| match format {
+            cli::Chosen::Bundle => None,
+            cli::Chosen::Common(format) if !is_streamed => {
+                Some((agent_output::STDOUT, agent_output::printed(envelope, Some(format), width)))
+            }
+            // Of a stream that was begun nobody knows where it ends.
+            _ => Some((agent_output::STDERR, agent_output::printed(envelope, None, None))),
+        }
     }
 
     fn print(&mut self, envelope: &agent_output::Printed<'_>, answer: &agent_system::Answer) -> std::io::Result<Ended> {

@@ -291,6 +291,41 @@ fn memory_that_is_asked_for_beyond_the_limit_is_not_given() {
     assert!(envelope["gaps"].to_string().contains("memory limit"), "{}", envelope["gaps"]);
 }
 
+/// What is small to read and large to have.
+fn bloated(directory: &std::path::Path) -> String {
+    let file = directory.join("other.json");
+    fs::write(&file, format!("[{}1]", "1,".repeat(700 << 10))).expect("a file");
+    file.to_str().expect("UTF-8").to_owned()
+}
+
+/// No word can be made any more: they were ready before.
+#[test]
+fn where_there_is_no_memory_at_all_the_envelope_and_the_end_of_the_audit_are_there() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = bloated(directory.path());
+    let target = Child::start(Command::new("sleep").arg("600"));
+    let pid = target.pid().to_string();
+    for format in ["json", "ndjson", "cyclonedx", "table"] {
+        let answer = run(["modules", "--pid", &pid, "--compare", &file, "--limit", "rss=12M", "-o", format]);
+        assert!(answer.stderr.contains("memory limit was reached (--limit rss=)"), "{format}: {}", answer.stderr);
+        if format == "table" {
+            assert!(answer.status == 4 && answer.text().contains("limit_reached"), "{}", answer.text());
+        } else {
+            let envelope = without_data(&answer, format);
+            assert_eq!(envelope["target"]["pid"], target.pid());
+            assert_eq!(envelope["options"]["compare"], file);
+        }
+        let chain = &agent_session::audit::verify(answer.audit.as_bytes(), None).chains[0];
+        assert_eq!(chain.verdict, agent_session::audit::Verdict::Whole, "{format}: {:?}", chain.why);
+        let kinds: Vec<Value> = answer
+            .audit
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("a record")["type"].take())
+            .collect();
+        assert_eq!(kinds[kinds.len() - 4..], ["limit.hit", "action.end", "session.close", "checkpoint"], "{format}");
+    }
+}
+
 #[test]
 fn waits_where_it_has_used_its_share_of_the_processor() {
     let target = Child::start(Command::new("sleep").arg("600"));

@@ -181,6 +181,31 @@ fn deadlines_and_the_audit_follow_the_clock_that_nobody_sets() {
     assert!((3_000_000..20_000_000).contains(&lasted_us), "{lasted_us}");
 }
 
+/// A command of a session that has no memory left says so in the audit of the hold, and in an envelope.
+#[test]
+fn a_command_that_is_out_of_memory_ends_with_a_word_to_its_hold() {
+    let script = r#"
+        $A hold --ttl 5m > $D/log 2> $D/err & hold=$!
+        until grep -q session.open $D/log; do sleep 0.05; done
+        (printf '['; yes 1, | head -n 700000 | tr -d '\n'; printf '1]') > $D/other
+        set +e; $A modules --pid $$ --compare $D/other --limit rss=12M -o json > $D/modules; echo $?; set -e
+        $A end > $D/out
+        set +e; wait $hold; echo $?"#;
+    let Some((mut command, directory)) = shell("a_command_that_is_out_of_memory", &[], script) else { return };
+    let answer = Answer::of(&mut command);
+    let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap_or_default();
+    assert_eq!(answer.text(), "4\n0\n", "{} {}", answer.stderr, read("err"));
+    let envelope: Value = serde_json::from_str(&read("modules")).expect("an envelope");
+    common::assert_valid(&envelope);
+    assert_eq!((&envelope["data"], &envelope["gaps"][0]["reason"]), (&Value::Null, &"limit_reached".into()));
+    let log = read("log");
+    assert_eq!(verify(log.as_bytes(), None).chains[0].verdict, Verdict::Whole);
+    let records = lines(&log);
+    assert_eq!(of_kind(&records, "limit.hit")[0]["data"]["limit"], "rss");
+    let end = &of_kind(&records, "action.end")[0]["data"];
+    assert_eq!((&end["action"], &end["exit"], &end["lost"]), (&1.into(), &4.into(), &Value::Null), "{end}");
+}
+
 /// As the clock of the tests' own says it.
 fn wall_us() -> i64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).expect("a clock");

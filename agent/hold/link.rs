@@ -294,6 +294,13 @@ impl Witness for Link {
         }
     }
 
+    fn last_words(&mut self, records: Vec<(Kind, Data)>) {
+        let message = |(kind, data): (Kind, Data)| {
+            serde_json::to_vec(&ToHold::Record { kind: kind.as_str().to_owned(), data }).ok()
+        };
+        self.channel.last_words(records.into_iter().filter_map(message).collect());
+    }
+
     fn head(&self) -> Option<Head> {
         None
     }

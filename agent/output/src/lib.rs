@@ -89,6 +89,24 @@ pub fn print(envelope: &Printed<'_>, format: Format, schema: &Schema, width: Opt
     })
 }
 
+/// The numbers of standard output and error (stdio(3)).
+pub const STDOUT: i32 = 1;
+/// As [`STDOUT`].
+pub const STDERR: i32 = 2;
+
+/// What [`print`] would print of `envelope`, which has no data; a line of JSON where `format` is none of these.
+pub fn printed(envelope: &Printed<'_>, format: Option<Format>, width: Option<usize>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let written = match format {
+        Some(Format::Json) => json(&mut out, envelope, width.is_some()),
+        Some(Format::Ndjson) => ndjson(&mut out, envelope),
+        Some(Format::Table) => table::write(&mut out, envelope, &Schema::default(), width),
+        None => json(&mut out, envelope, false),
+    };
+    // Memory takes all that is written to it.
+    written.map_or_else(|_| Vec::new(), |()| out)
+}
+
 /// Prints one JSON value and a newline to standard output.
 ///
 /// # Errors

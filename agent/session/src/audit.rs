@@ -128,6 +128,9 @@ pub trait Witness: Send {
     /// When it could not be written: then what it announces must not be done, nor anything after it.
     fn record(&mut self, kind: Kind, data: Data) -> Result<(), Unrecorded>;
 
+    /// Makes `records` ready for where there will be no memory to make them with: they are the last then.
+    fn last_words(&mut self, _records: Vec<(Kind, Data)>) {}
+
     /// What the chain comes to, where this writes one.
     fn head(&self) -> Option<Head>;
 

@@ -16,6 +16,8 @@ use rustix::net::{
     SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
+use crate::allocator;
+
 /// The longest message, in bytes.
 pub const LONGEST_MESSAGE: usize = 64 << 10;
 
@@ -249,6 +251,12 @@ impl Channel {
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+
+    /// Sends `messages` where we have to end without another word: there is no memory. For the end that has connected.
+    pub fn last_words(&self, messages: Vec<Vec<u8>>) {
+        use std::os::fd::AsRawFd as _;
+        allocator::last_words(allocator::Last::Records, self.socket.as_raw_fd(), messages);
     }
 
     /// The same channel, for another thread.

@@ -217,7 +217,7 @@ impl TerminationMessage {
     /// Leaves `message` where the agent has to end without another word: it has no memory.
     pub fn last_words(&self, message: Vec<u8>) {
         use std::os::fd::AsRawFd as _;
-        crate::allocator::last_words(self.file.as_raw_fd(), message);
+        crate::allocator::last_words(crate::allocator::Last::Receipt, self.file.as_raw_fd(), vec![message]);
     }
 
     /// Writes `message` in the place of what was there.

@@ -95,6 +95,21 @@ impl Chain {
         lines
     }
 
+    /// The lines that would end the chain now, with `records` and [`Chain::close`] with `closing`: for where there will be no
+    /// memory to make them with. Nothing of the chain changes.
+    pub fn last_words(&mut self, records: Vec<(Kind, Data)>, closing: Data, at: &At) -> Vec<u8> {
+        let (seq, prev, key) = (self.seq, self.prev.clone(), self.key.clone());
+        let (epoch, since, checkpoint_us) = (self.epoch, self.since_checkpoint, self.checkpoint_us);
+        let mut lines: Vec<u8> = Vec::new();
+        for (kind, data) in records.into_iter().filter(|_| key.is_some()) {
+            lines.extend(self.line(kind, data, at));
+        }
+        lines.extend(self.close(closing, at));
+        (self.seq, self.prev, self.key) = (seq, prev, key);
+        (self.epoch, self.since_checkpoint, self.checkpoint_us) = (epoch, since, checkpoint_us);
+        lines
+    }
+
     /// What it comes to so far.
     pub fn head(&self) -> Head {
         Head { count: self.seq, head: self.prev.clone(), key: self.first_key.clone() }
