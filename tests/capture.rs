@@ -3,6 +3,8 @@
 
 mod common;
 
+#[path = "capture/crafted.rs"]
+mod crafted;
 #[path = "capture/net.rs"]
 mod net;
 
@@ -479,7 +481,12 @@ for family, address in ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1'))
     sender.connect((address, 7778))
     sender.send(b'x')
     kept += [server, client, accepted, datagrams, sender]
-time.sleep(1.5)
+time.sleep(1)
+# By now the listeners are known, and who holds them: not so these clients.
+for family, address in ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1')):
+    kept += [socket.create_connection((address, 7777))]
+    kept[-1].sendall(b'x')
+time.sleep(1)
 ";
 
 #[test]
@@ -488,7 +495,7 @@ fn owners_of_sockets_that_came_later_are_named() {
     let captured = capture(&net, net::Side::Client, &["--interface", "lo"], "port 7777 or port 7778", || {
         assert!(net.client("python3").args(["-c", LATE]).status().expect("python3").success());
     });
-    assert_eq!(rows(&captured.envelope).len(), 4, "{}", captured.envelope);
+    assert_eq!(rows(&captured.envelope).len(), 6, "{}", captured.envelope);
     for row in rows(&captured.envelope) {
         for side in ["client_owner", "server_owner"] {
             assert!(row[side]["name"].as_str().is_some_and(|name| name.starts_with("python3")), "{side} of {row}");

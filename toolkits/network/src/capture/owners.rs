@@ -105,7 +105,7 @@ impl Sockets {
             return Some(*inode);
         }
         // Somebody else's port is no business of a socket here.
-        if !local.contains(&own.0) && !own.0.is_loopback() {
+        if !is_here(own.0, local) {
             return None;
         }
         let any4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -116,6 +116,11 @@ impl Sockets {
             .filter(|place| place.0 != any4 || own.0.is_ipv4())
             .find_map(|place| self.bound.get(&place).copied())
     }
+}
+
+/// Whether sockets of this namespace may have this address.
+fn is_here(address: IpAddr, local: &[IpAddr]) -> bool {
+    address.is_loopback() || local.contains(&address)
 }
 
 /// Who holds sockets, and where sockets here may be.
@@ -296,8 +301,10 @@ impl Owners {
             return;
         }
         self.table.name(flow);
-        if flow.owners.iter().all(Option::is_none) && self.wanted.len() < MOST_WANTED {
-            self.wanted.push((flow.key.protocol, flow.ends()));
+        let ends = flow.ends();
+        let is_unknown = |side: usize| flow.owners[side].is_none() && is_here(ends[side].0, &self.table.world.local);
+        if (is_unknown(0) || is_unknown(1)) && self.wanted.len() < MOST_WANTED {
+            self.wanted.push((flow.key.protocol, ends));
         }
     }
 
