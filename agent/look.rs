@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use agent_model::data::{json_bytes, was_refused};
-use agent_model::{AgentInfo, Cost, Data, Envelope, Gap, Observed, Seal, Shown};
+use agent_model::{AgentInfo, Cost, Data, Envelope, Gap, Observed, Reason, Seal, Shown};
 use agent_output::{Ended, Printed};
 use agent_session::redact::{Class, Classes, Counted, Redacted};
 use agent_session::{Entry, Refusal, Session};
@@ -59,9 +59,10 @@ impl Stopped {
         Self { status, words: words.into(), gap: gap.map(Box::new), is_told: false }
     }
 
-    /// Whether a limit or a rule is why: that is told in an envelope, whatever was seen.
-    fn is_refused(&self) -> bool {
-        self.gap.as_deref().is_some_and(|gap| was_refused(std::slice::from_ref(gap)))
+    /// Whether a limit, a rule or a denial is why: that is told in an envelope, whatever was seen.
+    fn has_envelope(&self) -> bool {
+        let is_denied = |gap: &Gap| self.status == Status::NoTarget && gap.reason == Reason::PermissionDenied;
+        self.gap.as_deref().is_some_and(|gap| was_refused(std::slice::from_ref(gap)) || is_denied(gap))
     }
 }
 
@@ -189,7 +190,7 @@ impl<'a> Look<'a> {
             _ => aim(&mut run, command, matches).err().map(|error| no_target(&run, &error)),
         };
         match refused {
-            Some(stopped) if !stopped.is_refused() => Err(stopped),
+            Some(stopped) if !stopped.has_envelope() => Err(stopped),
             refused => Ok(Self::confined((command, matches), run, since, refused)),
         }
     }
@@ -292,7 +293,7 @@ impl<'a> Look<'a> {
     }
 
     /// Looks as often as the options ask, and hands each envelope to `tell`, which says whether anybody
-    /// still listens. Where a limit or a rule comes before anything can be told, the last one has no data.
+    /// still listens. Where a limit, a rule or a denial comes before anything can be told, the last one has no data.
     ///
     /// # Errors
     ///
@@ -302,12 +303,13 @@ impl<'a> Look<'a> {
         mut tell: impl FnMut(&Printed<'_>, &Answer, &[Entry]) -> anyhow::Result<Ended>,
     ) -> Result<(), Stopped> {
         match self.look_on(&mut tell) {
-            Err(stopped) if stopped.is_refused() && !stopped.is_told => {
+            Err(stopped) if stopped.has_envelope() && !stopped.is_told => {
                 let options = (self.command.options)(self.matches)?;
                 let gaps = stopped.gap.iter().map(|gap| (**gap).clone()).chain(std::mem::take(&mut self.noted));
                 let mut answer = Answer { options, data: Box::new(()), gaps: gaps.collect() };
                 self.tell(&mut answer, &mut tell)?;
-                Err(Stopped { status: Status::Refused, is_told: true, ..stopped })
+                let status = if stopped.status == Status::NoTarget { Status::NoTarget } else { Status::Refused };
+                Err(Stopped { status, is_told: true, ..stopped })
             }
             ended => ended,
         }
@@ -513,7 +515,7 @@ fn aim(run: &mut Run, command: &Command, matches: &ArgMatches) -> Result<(), Tar
     match target::find(run, &options.selector(), command.name) {
         Ok(pid) => Ok(run.aim(pid)?),
         // A whole namespace can be looked at although nobody said which container.
-        Err(TargetError::Ambiguous { .. } | TargetError::Hidden) if command.target == TargetUse::Optional => Ok(()),
+        Err(TargetError::Ambiguous { .. } | TargetError::Hidden(_)) if command.target == TargetUse::Optional => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -537,7 +539,12 @@ fn no_target(run: &Run, error: &TargetError) -> Stopped {
             }
             Status::NoTarget
         }
-        _ => Status::NoTarget,
+        // Whether it is there cannot be told, and why is.
+        TargetError::Hidden(hidden) | TargetError::NotVisible(_, hidden) => {
+            gap = Some(run.gap("", hidden));
+            Status::NoTarget
+        }
+        TargetError::NotFound(_) | TargetError::Alone(_) => Status::NoTarget,
     };
     Stopped::new(status, words, gap)
 }

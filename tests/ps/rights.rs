@@ -90,8 +90,15 @@ fn hidepid_is_told_and_is_no_empty_list() {
         // No command takes a hidden target for one that is not there, or for one without anything.
         for command in ["ps", "fds", "maps", "limits", "env", "stacks", "modules", "snapshot", "profile"] {
             let answer = hidden(&space, &installed, level, &[command, "--pid", "1"]).unwrap();
-            assert_eq!((answer.status, answer.stdout.as_slice()), (5, &b""[..]), "{command}");
+            assert_eq!(answer.status, 5, "{command}: {}", answer.stderr);
             assert!(answer.stderr.contains("hidepid"), "{command}: {}", answer.stderr);
+            let seen: Value = serde_json::from_slice(&answer.stdout).expect("an envelope");
+            common::assert_valid(&seen);
+            let gaps = seen["gaps"].as_array().unwrap();
+            assert_eq!((&seen["data"], gaps.len()), (&json!(null), 1), "{seen}");
+            assert_eq!((&gaps[0]["at"], &gaps[0]["reason"]), (&json!(""), &json!("permission_denied")));
+            assert_eq!(gaps[0]["needs"], json!(["hidepid"]));
+            assert!(gaps[0]["remedy"].as_str().unwrap().contains("--profile=general"), "{seen}");
         }
         // Its own user's processes are there.
         let own = ours["pid"].as_u64().unwrap().to_string();

@@ -33,6 +33,9 @@ pub enum TargetError {
     /// Nothing like it is there.
     #[error("{0}")]
     NotFound(String),
+    /// Nothing like it is visible, and proc(5) hides processes: whether it is there cannot be told.
+    #[error("{0}, or it is another user's and hidden. {remedy}", remedy = REMEDY)]
+    NotVisible(String, Failure),
     /// More than one is.
     #[error("{message}")]
     Ambiguous {
@@ -49,7 +52,7 @@ pub enum TargetError {
     Alone(String),
     /// No other process is visible, and proc(5) hides those of other users.
     #[error("the processes of other users are not visible. {remedy}", remedy = REMEDY)]
-    Hidden,
+    Hidden(Failure),
     /// The processes could not be listed.
     #[error(transparent)]
     Failed(#[from] Failure),
@@ -102,8 +105,7 @@ fn by_default(run: &Run, command: &str) -> Result<u32, TargetError> {
     let found = candidates(run, |_, is_root| is_root)?;
     match &found[..] {
         [only] => Ok(only.pid),
-        [] if run.hidden().is_some() => Err(TargetError::Hidden),
-        [] => Err(TargetError::Alone(command.to_owned())),
+        [] => Err(run.hidden().map_or_else(|| TargetError::Alone(command.to_owned()), TargetError::Hidden)),
         _ => Err(TargetError::Ambiguous {
             message: "more than one container is visible: choose with --pid, --name or --container".to_owned(),
             candidates: found,
@@ -113,12 +115,11 @@ fn by_default(run: &Run, command: &str) -> Result<u32, TargetError> {
 
 /// There is no process `which`, or we may not see that there is.
 fn not_found(run: &Run, which: &str) -> TargetError {
-    let mut text = format!("there is no process {which} in this pid namespace");
-    if run.hidden().is_some() {
-        text.push_str(", or it is another user's and hidden. ");
-        text.push_str(REMEDY);
+    let words = format!("there is no process {which} in this pid namespace");
+    match run.hidden() {
+        Some(hidden) => TargetError::NotVisible(words, hidden),
+        None => TargetError::NotFound(words),
     }
-    TargetError::NotFound(text)
 }
 
 /// The process that holds a pod's namespaces.
