@@ -4,76 +4,25 @@
 //! fields of a row are columns, and which column draws the tree, stands in the
 //! schema.
 
+mod cell;
+mod columns;
+mod tree;
+
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use agent_model::{COLUMN, Gap, INLINE, ITEMS, LINES, TREE, UNIT};
+use agent_model::Gap;
 use schemars::Schema;
 use serde_json::Value;
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 use crate::Printed;
-
-/// A column of a table.
-#[derive(Default)]
-struct Column {
-    /// The object of the row that it is a field of, if it is none of the row itself.
-    within: Option<String>,
-    key: String,
-    heading: String,
-    /// The field by which it is indented.
-    tree: Option<String>,
-    /// Of an object or a list of objects, the fields that are shown of each.
-    items: Vec<String>,
-    /// The field beside it that says its unit.
-    unit: Option<String>,
-}
+use cell::{cell, clip};
+use columns::{Column, all_plain, below, columns, is_plain, resolve};
+use tree::Tree;
 
 /// The width of a page that is not for a terminal, in columns.
 const PAGE_WIDTH: usize = 100;
-
-/// Of a list in one cell, so many are shown.
-const SHOWN_ITEMS: usize = 6;
-
-impl Column {
-    /// The value of a row, if it has one.
-    fn value<'a>(&self, row: &'a Value) -> Option<&'a Value> {
-        self.object(row)?.get(&self.key)
-    }
-
-    fn object<'a>(&self, row: &'a Value) -> Option<&'a Value> {
-        match &self.within {
-            Some(within) => row.get(within),
-            None => Some(row),
-        }
-    }
-
-    /// The text of this column for one row.
-    fn cell(&self, row: &Value) -> String {
-        let value = self.value(row).unwrap_or(&Value::Null);
-        let unit = self.unit.as_ref().and_then(|unit| self.object(row)?.get(unit)?.as_str());
-        match (unit, value.as_u64()) {
-            (Some("bytes"), Some(bytes)) => return size(bytes),
-            (Some("us"), Some(microseconds)) => return duration(microseconds),
-            _ => {}
-        }
-        let item = |one: &Value| {
-            let fields = self.items.iter().filter_map(|key| one.get(key).map(|value| cell(key, value)));
-            fields.collect::<Vec<_>>().join(" ")
-        };
-        match value {
-            Value::Array(list) if !self.items.is_empty() => {
-                let mut text = list.iter().take(SHOWN_ITEMS).map(item).collect::<Vec<_>>().join(", ");
-                if list.len() > SHOWN_ITEMS {
-                    text.push_str(&format!(" and {} more", list.len() - SHOWN_ITEMS));
-                }
-                text
-            }
-            Value::Object(_) if !self.items.is_empty() => item(value),
-            _ => cell(&self.key, value),
-        }
-    }
-}
 
 /// Rows by their index: a table goes over them twice, and keeps none.
 type Rows<'a> = &'a dyn Fn(usize) -> io::Result<Cow<'a, Value>>;
@@ -118,59 +67,6 @@ fn heading(out: &mut dyn Write, envelope: &Printed<'_>) -> io::Result<()> {
         writeln!(out, "target {} {}{executable}  session {}", target.pid, target.name, envelope.session.id)?;
     }
     Ok(())
-}
-
-/// Follows `$ref` and the one member of `allOf` or the non-null one of `anyOf`.
-fn resolve<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
-    for _ in 0..8 {
-        if let Some(name) = schema.get("$ref").and_then(Value::as_str) {
-            let Some(found) = root.pointer(name.trim_start_matches('#')) else { return schema };
-            schema = found;
-        } else if let Some(any) = schema.get("anyOf").and_then(Value::as_array) {
-            let Some(found) = any.iter().find(|one| one.get("type") != Some(&Value::from("null"))) else {
-                return schema;
-            };
-            schema = found;
-        } else {
-            return schema;
-        }
-    }
-    schema
-}
-
-fn columns(root: &Value, row: &Value) -> Vec<Column> {
-    let Some(properties) = row.get("properties").and_then(Value::as_object) else { return Vec::new() };
-    let word = |schema: &Value, key: &str| schema.get(key).and_then(Value::as_str).map(str::to_owned);
-    let all = properties.iter().flat_map(|(key, schema)| match schema.get(INLINE) {
-        Some(_) => {
-            let mut inner = columns(root, resolve(root, schema));
-            inner.iter_mut().for_each(|column| column.within = Some(key.clone()));
-            inner
-        }
-        None => {
-            let Some(heading) = word(schema, COLUMN) else { return Vec::new() };
-            let items = match schema.get(ITEMS).and_then(Value::as_array) {
-                Some(named) => named.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-                None => {
-                    let item = resolve(root, resolve(root, schema).get("items").unwrap_or(&Value::Null));
-                    columns(root, item).into_iter().map(|column| column.key).collect()
-                }
-            };
-            let (tree, unit) = (word(schema, TREE), word(schema, UNIT));
-            vec![Column { within: None, key: key.clone(), heading, tree, items, unit }]
-        }
-    });
-    all.collect()
-}
-
-/// The lists of a row that are shown below it, with their items' columns.
-fn below(root: &Value, row: &Value) -> Vec<(String, Vec<Column>)> {
-    let Some(properties) = row.get("properties").and_then(Value::as_object) else { return Vec::new() };
-    properties
-        .iter()
-        .filter(|(_, schema)| schema.get(LINES).is_some())
-        .map(|(key, schema)| (key.clone(), columns(root, resolve(root, schema.get("items").unwrap_or(&Value::Null)))))
-        .collect()
 }
 
 /// What has to be known of all rows before the first is written.
@@ -267,46 +163,6 @@ fn rows_table(
     Ok(())
 }
 
-/// The lines that lead to each row of a tree. Rows come parent first.
-#[derive(Default)]
-struct Tree {
-    /// How deep each row stands, and whether another one follows it below the same parent.
-    rows: Vec<(usize, bool)>,
-    /// The latter of the ancestors of the row that was drawn last, itself included.
-    open: Vec<bool>,
-}
-
-impl Tree {
-    /// Columns that a level takes.
-    const WIDTH: usize = 3;
-
-    fn new(depths: Vec<usize>) -> Self {
-        let mut rows: Vec<(usize, bool)> = depths.into_iter().map(|depth| (depth, false)).collect();
-        // From the end: the depths at which a later row stands, below the same parent.
-        let mut later: Vec<bool> = Vec::new();
-        for (depth, follows) in rows.iter_mut().rev() {
-            later.resize(*depth + 1, false);
-            *follows = std::mem::replace(&mut later[*depth], true);
-        }
-        Self { rows, open: Vec::new() }
-    }
-
-    /// What stands before row `index`; rows are drawn in their order.
-    fn prefix(&mut self, index: usize) -> String {
-        let Some(&(depth, follows)) = self.rows.get(index) else { return String::new() };
-        self.open.resize(depth, false);
-        let mut prefix = String::new();
-        for open in self.open.iter().skip(1) {
-            prefix.push_str(if *open { "│  " } else { "   " });
-        }
-        if depth > 0 {
-            prefix.push_str(if follows { "├─ " } else { "└─ " });
-        }
-        self.open.push(follows);
-        prefix
-    }
-}
-
 /// An object as `name  value` lines; lists of objects in it as tables.
 fn block(
     out: &mut dyn Write,
@@ -345,86 +201,6 @@ fn block(
         }
     }
     Ok(())
-}
-
-fn is_plain(value: &Value) -> bool {
-    match value {
-        Value::Object(members) => members.is_empty(),
-        Value::Array(list) => !list.iter().any(Value::is_object),
-        _ => true,
-    }
-}
-
-/// Every plain member of the objects in `list` as a column.
-fn all_plain(list: &[Value]) -> Vec<Column> {
-    let mut columns: Vec<Column> = Vec::new();
-    for (key, value) in list.iter().filter_map(Value::as_object).flatten() {
-        if is_plain(value) && !columns.iter().any(|column| column.key == *key) {
-            columns.push(Column { key: key.clone(), heading: key.to_uppercase(), ..Column::default() });
-        }
-    }
-    columns
-}
-
-/// A value as one cell: sizes and times in the units that its name says.
-fn cell(key: &str, value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::Bool(flag) => if *flag { "yes" } else { "no" }.to_owned(),
-        Value::Number(number) => match number.as_u64() {
-            Some(bytes) if key.ends_with("_bytes") => size(bytes),
-            Some(microseconds) if key.ends_with("_us") => duration(microseconds),
-            _ => number.to_string(),
-        },
-        Value::String(text) => text.clone(),
-        Value::Array(list) => list.iter().map(|one| cell("", one)).collect::<Vec<_>>().join(" "),
-        Value::Object(members) => {
-            members.iter().map(|(key, one)| format!("{key}={}", cell(key, one))).collect::<Vec<_>>().join(" ")
-        }
-    }
-}
-
-/// Bytes with a binary unit: three digits are enough for a person.
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["K", "M", "G", "T", "P", "E"];
-    if bytes < 1024 {
-        return bytes.to_string();
-    }
-    let mut tenths = u128::from(bytes) * 10 / 1024;
-    let mut unit = 0;
-    while tenths >= 10240 && unit + 1 < UNITS.len() {
-        tenths /= 1024;
-        unit += 1;
-    }
-    if tenths < 100 {
-        format!("{}.{}{}", tenths / 10, tenths % 10, UNITS[unit])
-    } else {
-        format!("{}{}", tenths / 10, UNITS[unit])
-    }
-}
-
-fn duration(microseconds: u64) -> String {
-    match microseconds {
-        0..1_000 => format!("{microseconds}us"),
-        1_000..1_000_000 => format!("{}ms", microseconds / 1000),
-        1_000_000..60_000_000 => format!("{}.{:02}s", microseconds / 1_000_000, microseconds / 10_000 % 100),
-        _ => {
-            let seconds = microseconds / 1_000_000;
-            format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-        }
-    }
-}
-
-fn clip(line: &str, width: Option<usize>) -> &str {
-    let Some(width) = width else { return line };
-    let mut used = 0;
-    for (at, c) in line.char_indices() {
-        used += c.width().unwrap_or(0);
-        if used > width {
-            return &line[..at];
-        }
-    }
-    line
 }
 
 /// Gaps, those of one cause together.
@@ -478,18 +254,6 @@ fn gaps(out: &mut dyn Write, gaps: &[Gap]) -> io::Result<()> {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn trees_are_drawn_from_depths() {
-        let drawn = |depths: &[usize]| {
-            let mut tree = Tree::new(depths.to_vec());
-            (0..depths.len()).map(|index| tree.prefix(index)).collect::<Vec<_>>()
-        };
-        assert_eq!(drawn(&[0, 1, 2, 1, 0, 1]), ["", "├─ ", "│  └─ ", "└─ ", "", "└─ "]);
-        assert_eq!(drawn(&[0, 1, 2, 3, 2, 0]), ["", "└─ ", "   ├─ ", "   │  └─ ", "   └─ ", ""]);
-        // A row may stand deeper than its parent's depth and one: the parent was not seen.
-        assert_eq!(drawn(&[2, 1, 3]), ["   └─ ", "└─ ", "      └─ "]);
-    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell_and_empty_ones_are_left_out() {
@@ -551,25 +315,6 @@ mod tests {
         for (line, expected) in cells[1..].iter().zip(&mut expected) {
             assert_eq!(order.map(|at| line[at]).to_vec(), *expected);
         }
-    }
-
-    #[test]
-    fn sizes_and_times_are_short() {
-        assert_eq!(
-            [size(0), size(1023), size(1024), size(10 << 20), size(1536 << 20)],
-            ["0", "1023", "1.0K", "10M", "1.5G"]
-        );
-        assert_eq!([size(u64::MAX / 16), size(u64::MAX)], ["1023P", "15E"]);
-        assert_eq!(
-            [duration(7), duration(81_000), duration(2_340_000), duration(7_384_000_000)],
-            ["7us", "81ms", "2.34s", "2:03:04"]
-        );
-    }
-
-    #[test]
-    fn lines_are_cut_between_characters() {
-        assert_eq!(clip("aé│日本", Some(5)), "aé│日");
-        assert_eq!(clip("abc", None), "abc");
     }
 
     #[test]
