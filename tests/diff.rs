@@ -217,3 +217,24 @@ fn rows_that_are_compared_say_by_what_they_are_known() {
         assert!(text.contains("\"x-key\"") && text.contains(&format!("\"{key}\"")), "{command}");
     }
 }
+
+/// What a limit has kept from being seen has not gone.
+#[test]
+fn what_was_not_seen_at_all_is_not_compared() {
+    let target = Child::start(Command::new("sleep").arg("600"));
+    let pid = target.pid().to_string();
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, limit: &str| {
+        let answer = common::run(["env", "--pid", &pid, "--limit", limit]);
+        let path = directory.path().join(name);
+        fs::write(&path, answer.stdout).expect("a file");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let (seen, unseen) = (write("seen", "wall=60s"), write("unseen", "wall=1us"));
+    for files in [[&seen, &unseen], [&unseen, &seen]] {
+        let diff = common::json(["diff", files[0], files[1]]);
+        let (rows, compared) = (&diff["data"]["rows"], &diff["data"]["summary"]["compared"]);
+        assert_eq!((rows, compared), (&serde_json::json!([]), &serde_json::json!([])), "{diff}");
+        assert!(diff["gaps"].to_string().contains("the time limit of this command was reached"), "{diff}");
+    }
+}

@@ -75,7 +75,7 @@ Of a step that looks several times the last look counts.
         let before = looks(run, &options.before)?;
         let after = looks(run, &options.after)?;
         let (mut rows, mut gaps, mut compared) = (Vec::new(), Vec::new(), Vec::new());
-        let mut same_life = true;
+        let (mut same_life, mut is_in_both) = (true, false);
         for (name, then) in &before {
             let Some((_, now)) = after.iter().find(|(other, _)| other == name) else {
                 gaps.push(alone(name, &options.before));
@@ -86,17 +86,21 @@ Of a step that looks several times the last look counts.
                 gaps.push(Gap::new("/rows", Reason::Unsupported).detail(detail));
                 continue;
             }
+            let both = [(then, "before"), (now, "after")];
+            gaps.extend(both.into_iter().filter_map(|(look, when)| unseen(name, look, when)));
+            is_in_both = true;
+            // What a limit has kept from being seen is no state to compare with.
+            if both.iter().any(|(look, _)| look["data"].is_null()) {
+                continue;
+            }
             same_life &= diff::is_same_life(then, now);
             rows.extend(diff::of(name, then, now, super::schemas()));
-            gaps.extend(
-                [(then, "before"), (now, "after")].into_iter().filter_map(|(look, when)| unseen(name, look, when)),
-            );
             let start = |look: &Value| look["observed"]["start"].as_str().unwrap_or_default().to_owned();
             compared.push(Compared { artifact: name.clone(), before: start(then), after: start(now) });
         }
         let missing = after.iter().filter(|(name, _)| !before.iter().any(|(other, _)| other == name));
         gaps.extend(missing.map(|(name, _)| alone(name, &options.after)));
-        if compared.is_empty() {
+        if !is_in_both {
             let words = format!("it has nothing in common with {}: they are of different commands", options.after);
             return Err(Failure::new(options.before.as_str(), Cause::Invalid(words)));
         }
@@ -129,6 +133,10 @@ fn looks(run: &Run, path: &str) -> Result<Vec<(String, Value)>, Failure> {
     let mut looks: Vec<(String, Value)> = Vec::new();
     let mut add = |name: &str, envelope: Value| {
         let name = name.split('[').next().unwrap_or_default().to_owned();
+        // The last that saw anything.
+        if envelope["data"].is_null() && looks.iter().any(|(other, _)| *other == name) {
+            return;
+        }
         looks.retain(|(other, _)| *other != name);
         looks.push((name, envelope));
     };
@@ -137,8 +145,8 @@ fn looks(run: &Run, path: &str) -> Result<Vec<(String, Value)>, Failure> {
             let bundle = read::good(path, *bundle)?;
             read::artifacts(&bundle).for_each(|artifact| add(&artifact.name, artifact.envelope));
         }
-        read::File::Envelope(mut envelope) => match envelope["data"]["summary"]["artifacts"].take() {
-            Value::Array(artifacts) => {
+        read::File::Envelope(mut envelope) => match envelope.pointer_mut("/data/summary/artifacts").map(Value::take) {
+            Some(Value::Array(artifacts)) => {
                 for mut artifact in artifacts {
                     let name = artifact["name"].as_str().unwrap_or_default().to_owned();
                     add(&name, artifact["envelope"].take());

@@ -86,8 +86,7 @@ pub(crate) fn evidence(path: &str, bundle: &Bundle) -> Result<Evidence, Failure>
     let wrong = |words: String| Failure::new(path, Cause::Invalid(words));
     let Some(findings) = bundle.file(bundle::FINDINGS) else { return cut_off(path, bundle) };
     let mut findings = findings.json().ok_or_else(|| wrong("its findings are not JSON".to_owned()))?;
-    let mut evidence: Evidence = serde_json::from_value(findings["data"]["summary"].take())
-        .map_err(|error| wrong(format!("its evidence: {error}")))?;
+    let mut evidence = gathered(path, &mut findings)?;
     for artifact in &mut evidence.artifacts {
         let Some(file) = &artifact.file else { continue };
         let entry = bundle.file(&file.path).filter(|entry| bundle::sha256(&entry.bytes) == file.sha256);
@@ -95,6 +94,20 @@ pub(crate) fn evidence(path: &str, bundle: &Bundle) -> Result<Evidence, Failure>
         artifact.envelope = envelope.ok_or_else(|| wrong(format!("the artifact {} is not what it was", file.path)))?;
     }
     Ok(evidence)
+}
+
+/// The evidence in the envelope of a run.
+///
+/// # Errors
+///
+/// When it has none.
+pub(crate) fn gathered(path: &str, envelope: &mut Value) -> Result<Evidence, Failure> {
+    let wrong = |words: String| Failure::new(path, Cause::Invalid(format!("its evidence: {words}")));
+    if envelope["data"].is_null() {
+        let why = envelope["gaps"][0]["detail"].as_str().unwrap_or("nobody says why");
+        return Err(wrong(format!("nothing was gathered ({})", agent_model::Text::from(why))));
+    }
+    serde_json::from_value(envelope["data"]["summary"].take()).map_err(|error| wrong(error.to_string()))
 }
 
 /// What a run had planned.

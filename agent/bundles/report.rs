@@ -103,16 +103,24 @@ fn of_bundle(bundle: &bundle::Bundle) -> Subject {
         about,
         findings: findings["data"]["rows"].as_array().cloned().unwrap_or_default(),
         looks,
+        gaps: gaps_of_run(&findings),
         state: checked.in_words(),
         files: files.collect(),
         records: records.collect(),
     }
 }
 
+/// The gaps of the envelope of a run that are not those of its findings, which tell them themselves.
+fn gaps_of_run(envelope: &Value) -> Vec<Value> {
+    let gaps = envelope["gaps"].as_array().into_iter().flatten();
+    gaps.filter(|gap| !gap["at"].as_str().is_some_and(|at| at.starts_with("/rows/"))).cloned().collect()
+}
+
 fn of_envelope(mut envelope: Value) -> Subject {
     let mut subject = Subject::default();
     if envelope["schema"].as_str().is_some_and(|schema| schema.starts_with("agent.run/")) {
         subject.findings = envelope["data"]["rows"].as_array().cloned().unwrap_or_default();
+        subject.gaps = gaps_of_run(&envelope);
         for mut artifact in
             envelope["data"]["summary"]["artifacts"].as_array_mut().map(std::mem::take).into_iter().flatten()
         {

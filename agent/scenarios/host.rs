@@ -6,8 +6,8 @@ use std::time::Duration;
 use agent_model::Gap;
 use agent_scenario::diff::Schemas;
 use agent_scenario::{Action, Artifact, Failed, Host, InBundle, Plan, Progress};
-use agent_session::Allowance;
 use agent_session::redact::Class;
+use agent_session::{Allowance, Refusal};
 use agent_system::collector::TargetUse;
 use agent_system::interrupt::{self, Interrupted, Interrupts};
 use agent_system::{Cause, Collector, Command, Failure, Kept, Run, clock};
@@ -152,7 +152,7 @@ impl Host for Performer<'_> {
     fn keep(&mut self, artifact: &mut Artifact) -> Result<(), Failed> {
         let Some(keep) = self.run.keep() else { return Ok(()) };
         let unkept = |error: std::io::Error| {
-            self.run.session().reach(agent_session::Refusal::Output);
+            self.run.session().reach(Refusal::Output);
             ends("limit_reached", &format!("the bundle: {error}"))
         };
         let Kept { path, sha256 } = keep.artifact(&artifact.name, &artifact.envelope).map_err(unkept)?;
@@ -196,6 +196,10 @@ impl Performer<'_> {
         let spent = look.run().ledger().spent();
         self.bytes = self.bytes.saturating_sub(spent.bytes);
         self.stops = self.stops.saturating_sub(spent.stops);
+        // That a step came to its deadline is the script's own affair; all else is the run's.
+        for limit in look.run().session().reached().filter(|limit| *limit != Refusal::Deadline) {
+            self.run.session().reach(limit);
+        }
         value
     }
 }

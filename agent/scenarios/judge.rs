@@ -99,8 +99,7 @@ fn evidence(name: &str, mut value: Value) -> Result<Evidence, Failure> {
     if !value["schema"].as_str().is_some_and(|schema| schema.starts_with("agent.run/")) {
         return Err(wrong("it is not the JSON of `agent run`".to_owned()));
     }
-    let evidence: Evidence = serde_json::from_value(value["data"]["summary"].take())
-        .map_err(|error| wrong(format!("its evidence: {error}")))?;
+    let evidence = read::gathered(name, &mut value)?;
     if evidence.artifacts.iter().any(|artifact| artifact.file.is_some() && artifact.envelope.is_null()) {
         return Err(wrong("its evidence is in the bundle that was kept: judge that".to_owned()));
     }

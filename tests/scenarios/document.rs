@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::{Answer, Child, Installed, agent, is_root, json, row, rows};
+use crate::common::{AGENT, Answer, Child, Installed, agent, has_tool, is_root, json, row, rows, skip};
 
 /// A file with `text`.
 fn file(text: &str) -> tempfile::NamedTempFile {
@@ -134,6 +134,67 @@ fn a_plan_says_what_will_be_done_and_what_it_may_cost() {
     }
     let answer = Answer::of(agent().args(["plan", "high-cpu", "--param", "fro=3s"]));
     assert!(answer.stderr.contains("has no parameter fro; did you mean for?"), "{}", answer.stderr);
+}
+
+/// What strace(1) sees of it: nothing of any process is opened, and nobody is asked or held.
+#[test]
+fn a_plan_touches_nothing() {
+    if !has_tool("strace") {
+        return skip("a_plan_touches_nothing", "there is no strace");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let trace = directory.path().join("trace");
+    for arguments in [&["triage"][..], &["slow-dns"], &["deadlock", "-o", "table"]] {
+        let mut strace = std::process::Command::new("strace");
+        strace.args(["-f", "-o"]).arg(&trace).arg(AGENT).arg("plan").args(arguments);
+        let answer = Answer::of(&mut strace);
+        assert_eq!(answer.status, 0, "{}", answer.stderr);
+        let trace = fs::read_to_string(&trace).expect("a trace");
+        let calls: Vec<&str> = trace.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+        assert!(calls.iter().any(|call| call.starts_with("openat(")), "it opens what is its own");
+        for name in ["socket", "connect", "ptrace", "process_vm_readv", "pidfd_open", "kcmp", "kill"] {
+            let called = calls.iter().find(|call| call.starts_with(&format!("{name}(")));
+            assert_eq!(called, None, "{arguments:?}");
+        }
+        for line in trace.lines().filter(|line| line.contains("open") || line.contains("readlink")) {
+            let Some((_, path)) = line.split_once("\"/proc/") else { continue };
+            assert!(!path.starts_with(|c: char| c.is_ascii_digit()), "{arguments:?}: {line}");
+        }
+    }
+}
+
+/// The budget that `plan` prints is kept, in bytes and in stops, and the step that wanted more says so.
+#[test]
+fn a_run_takes_no_more_than_its_budget() {
+    let target = Child::target("faults", &["-O2"], ["spin"]);
+    let pid = target.pid().to_string();
+    let budget = |bytes: u64, stops: u64| {
+        let steps = "steps:\n  - collect: stacks\n  - collect: maps\n";
+        let rule =
+            "judge:\n  - {id: x, asks: q, when: 'size(maps.data.rows) > 0', level: warn, message: m, otherwise: o}\n";
+        let own =
+            file(&format!("name: own\ntitle: t\nbudget: {{time: 30s, bytes: {bytes}, stops: {stops}}}\n{steps}{rule}"));
+        let path = own.path().to_str().unwrap();
+        let plan = json(["plan", path]);
+        assert_eq!(
+            (&plan["data"]["summary"]["read_bytes"], &plan["data"]["summary"]["stops"]),
+            (&bytes.into(), &stops.into())
+        );
+        let answer = Answer::of(agent().args(["run", path, "--pid", &pid]));
+        let envelope: serde_json::Value = serde_json::from_slice(&answer.stdout).expect("an envelope");
+        (answer.status, envelope)
+    };
+    // A thread that runs has to be held for its stack.
+    let (status, free) = budget(1 << 30, 100);
+    assert_eq!((status, free["cost"]["stops"].as_u64() > Some(0)), (0, true), "{}", free["gaps"]);
+    let (status, held) = budget(1 << 30, 0);
+    assert_eq!((status, &held["cost"]["stops"]), (4, &0.into()), "{}", held["gaps"]);
+    assert!(held["data"].to_string().contains("budget of the scenario was used up"), "{held}");
+    // What was begun is read: one more file than may be.
+    let (status, short) = budget(20_000, 100);
+    let read = |envelope: &serde_json::Value| envelope["cost"]["bytes_read"].as_u64().expect("a number");
+    assert_eq!(status, 4, "{}", short["gaps"]);
+    assert!(read(&short) < 20_000 + (64 << 10) && read(&short) < read(&free), "{} of {}", read(&short), read(&free));
 }
 
 #[test]
@@ -274,6 +335,13 @@ fn evidence_that_is_none_is_refused() {
         assert_eq!(answer.status, 1, "{text}");
         assert!(answer.stderr.contains(word), "{word:?} is not in: {}", answer.stderr);
     }
+    // A run that a limit has ended before it began.
+    let answer = Answer::of(agent().args(["run", "fd-leak", "--limit", "wall=1us"]));
+    let ended = file(std::str::from_utf8(&answer.stdout).expect("JSON"));
+    let judged = Answer::of(agent().arg("judge").arg(ended.path()));
+    assert!(judged.status == 1 && judged.stderr.contains("nothing was gathered (the time limit"), "{}", judged.stderr);
+    let page = Answer::of(agent().arg("report").arg(ended.path()).args(["-o", "md"]));
+    assert!(page.text().contains("the time limit of this command was reached"), "{}", page.text());
     // Evidence of less than the rules ask for is unknown, never a pass.
     let bare = r#"{"schema":"agent.run/1","data":{"summary":{"scenario":{"name":"fd-leak","sha256":""},"parameters":{"growth":8},"steps":[],"artifacts":[]}}}"#;
     let file = file(bare);

@@ -24,6 +24,8 @@ pub struct Subject {
     pub findings: Vec<Value>,
     /// The envelopes.
     pub looks: Vec<Artifact>,
+    /// What the run itself could not do: steps that were cut off, or nothing at all.
+    pub gaps: Vec<Value>,
     /// Whether it is whole, and what is wrong or missing.
     pub state: Vec<String>,
     /// The files of a bundle.

@@ -340,18 +340,21 @@ fn descriptors(subject: &Subject) -> Option<Section> {
 
 fn gaps(subject: &Subject) -> Option<Section> {
     let mut all: Vec<Vec<Cell>> = Vec::new();
-    for look in &subject.looks {
-        for gap in look.envelope["gaps"].as_array().into_iter().flatten() {
-            let why = [word(&gap["path"]), word(&gap["errno"]), word(&gap["detail"])];
-            let why: Vec<String> = why.into_iter().filter(|words| !words.is_empty()).collect();
-            all.push(vec![
-                Cell::text(look.name.clone()),
-                Cell::text(word(&gap["at"])),
-                Cell::text(word(&gap["reason"])),
-                Cell::text(why.join(": ")),
-                Cell::text(word(&gap["remedy"])),
-            ]);
-        }
+    let own = subject.gaps.iter().map(|gap| ("run", gap));
+    let of_looks = subject
+        .looks
+        .iter()
+        .flat_map(|look| look.envelope["gaps"].as_array().into_iter().flatten().map(|gap| (look.name.as_str(), gap)));
+    for (look, gap) in own.chain(of_looks) {
+        let why = [word(&gap["path"]), word(&gap["errno"]), word(&gap["detail"])];
+        let why: Vec<String> = why.into_iter().filter(|words| !words.is_empty()).collect();
+        all.push(vec![
+            Cell::text(look.to_owned()),
+            Cell::text(word(&gap["at"])),
+            Cell::text(word(&gap["reason"])),
+            Cell::text(why.join(": ")),
+            Cell::text(word(&gap["remedy"])),
+        ]);
     }
     let mut parts: Vec<Part> = subject.state.iter().cloned().map(Part::Line).collect();
     match table(&["look", "at", "reason", "why", "what opens it"], all, MOST_ROWS) {
