@@ -34,3 +34,10 @@ pub(crate) use keeping::{Bundle, Opened, open};
 pub(crate) fn reads_kept(command: &Command) -> bool {
     command.name == crate::scenarios::JUDGE || COMMANDS.iter().any(|own| own.name == command.name)
 }
+
+/// Whether the command `name` takes out what is kept: in a session that is held this is recorded, and never refused for what
+/// others have used up.
+pub(crate) fn brings_out(name: &str) -> bool {
+    use agent_system::Collector as _;
+    [fetch::Fetch::NAME, fetch::Tar::NAME].contains(&name)
+}

@@ -272,6 +272,8 @@ impl Terms {
             running: Vec::new(),
             totals,
             kept,
+            deadline_us,
+            cut_off: Vec::new(),
             over: None,
             is_broken: false,
             place,

@@ -165,7 +165,8 @@ fn answer(command: &Command, matches: &ArgMatches) -> anyhow::Result<Status> {
     let global = cli::Global::from_arg_matches(matches)?;
     let began = Began::now();
     let lasts = (command.lasts)(matches);
-    let is_of_session = command.target != TargetUse::None || hold::has_standing(command);
+    let is_of_session =
+        command.target != TargetUse::None || hold::has_standing(command) || bundles::brings_out(command.name);
     // As it was asked for: the hold decides.
     let link = match is_of_session.then(|| hold::join(command.name, global.redact.level())).transpose() {
         Ok(link) => link.flatten(),
@@ -370,7 +371,12 @@ pub(crate) fn open_session(
     limits = limits.with(global.limit.unwrap_or_default());
     limits.wall_us = limits.wall_us.min(micros(global.timeout.saturating_add(lasts)));
     if let Some(link) = link {
+        let Limits { rss_bytes, out_bytes, .. } = limits;
         limits = limits.within(link.limits());
+        if command.is_some_and(|command| bundles::brings_out(command.name)) {
+            // What was written once was counted then.
+            (limits.rss_bytes, limits.out_bytes) = (rss_bytes, out_bytes);
+        }
         limits.wall_us = limits.wall_us.min(link.deadline_us().saturating_sub(now_us));
     }
     let mut key = link.map(Link::key).unwrap_or_default();

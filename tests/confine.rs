@@ -165,43 +165,6 @@ fn nobody_with_the_same_uid_reads_the_agent() {
     assert!(!read.status.success() && read.stdout.is_empty(), "{read:?}");
 }
 
-/// The system calls on the golden list that `command` may make.
-fn listed(command: &str) -> BTreeSet<String> {
-    let text =
-        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/privileges.txt")).expect("the list");
-    let section = |title: &str| -> Vec<String> {
-        let lines = text.lines().skip_while(|line| *line != format!("[{title}]")).skip(1);
-        lines.take_while(|line| !line.is_empty()).map(str::to_owned).collect()
-    };
-    let own = section(&format!("agent {command}"));
-    let parts = own.iter().find_map(|line| line.strip_prefix("system calls: ")).expect("its system calls");
-    parts
-        .split(" + ")
-        .flat_map(|part| section(&format!("system calls: {part}")))
-        .filter_map(|line| line.split(' ').next().map(str::to_owned))
-        .collect()
-}
-
-/// The system calls that strace saw of a command after it was confined, by all its threads.
-fn called(trace: &str) -> BTreeSet<String> {
-    let mut confined = false;
-    let mut calls = BTreeSet::new();
-    for line in trace.lines() {
-        let line = line.split_once(' ').map_or(line, |(_, rest)| rest.trim_start());
-        let Some((name, _)) = line.split_once('(').filter(|(name, _)| !name.contains(' ')) else { continue };
-        if confined {
-            calls.insert(name.to_owned());
-        }
-        // The last of the filters is the list itself.
-        confined |= name == "seccomp" && line.contains("SECCOMP_SET_MODE_FILTER");
-    }
-    // The filters themselves.
-    for name in ["seccomp", "prctl"] {
-        calls.remove(name);
-    }
-    calls
-}
-
 #[test]
 fn strace_sees_no_call_that_is_not_listed() {
     if !has_tool("strace") {
@@ -220,7 +183,7 @@ fn strace_sees_no_call_that_is_not_listed() {
         // What is indented more goes on from the line before.
         .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')))
         .filter_map(|line| line.split_whitespace().next())
-        // A hold, and what is about one, is tried in pods.
+        // A hold, and what is about one, is tried beside sessions.
         .filter(|name| !["schema", "help", "violate", "violate-base", "hold", "status", "end"].contains(name))
         .collect();
     assert!(names.len() >= 13, "{names:?}");
@@ -259,9 +222,7 @@ fn strace_sees_no_call_that_is_not_listed() {
             "{name}: {}",
             trace.lines().find(|line| line.contains("--- SIGSYS")).unwrap_or("")
         );
-        let mut unknown: Vec<String> = called(&trace).difference(&listed(name)).cloned().collect();
-        // Answered as if it were missing.
-        unknown.retain(|call| call != "clone3");
+        let unknown = common::strace::unlisted(name, &trace);
         assert!(unknown.is_empty(), "{name} calls {unknown:?}, which its list does not have");
     }
 }

@@ -263,6 +263,8 @@ fn a_session_ends_at_its_deadline_and_what_runs_is_told() {
     let (code, records, text, _) = ended(hold);
     assert_eq!((code, verify(text.as_bytes(), None).chains[0].verdict), (0, Verdict::Whole));
     assert_eq!(of_kind(&records, "session.close")[0]["data"]["why"], "its time is over");
+    // What it had no time for is in its own record.
+    assert_eq!(of_kind(&records, "limit.hit")[0]["data"]["action"], 1);
     assert_eq!(of_kind(&records, "action.end").len(), 1);
 }
 
@@ -361,6 +363,9 @@ fn no_more_is_shown_and_no_more_commands_run_than_the_session_allows() {
     assert_eq!(verify(text.as_bytes(), None).chains[0].verdict, Verdict::Whole);
     assert_eq!(of_kind(&records, "authz.deny").len(), 1);
     assert_eq!(of_kind(&records, "limit.hit")[0]["data"]["limit"], "commands");
+    // The profile, which the end has cut off, and told.
+    let close = &of_kind(&records, "session.close")[0]["data"];
+    assert_eq!((&close["why"], &close["cut_off"], &close["undone"]), (&json!("agent end"), &json!([4]), &json!([])));
 }
 
 /// Connects to each socket of an agent in the network namespace, with the target's own rights, and says what came of it.

@@ -181,6 +181,47 @@ fn deadlines_and_the_audit_follow_the_clock_that_nobody_sets() {
     assert!((3_000_000..20_000_000).contains(&lasted_us), "{lasted_us}");
 }
 
+/// The hold and what is about it: what they call is on the list, with bundles in memory as well.
+#[test]
+fn strace_sees_a_hold_call_nothing_that_is_not_listed() {
+    let name = "strace_sees_a_hold_call_nothing";
+    if !common::has_tool("strace") {
+        return skip(name, "there is no strace");
+    }
+    // Nothing can be written where bundles are kept.
+    let script = r#"
+        mkdir /session; trap 'umount /session; rmdir /session' EXIT; mount -t tmpfs -o ro none /session
+        trace() { strace -f -o $D/trace.$1 $A "$@"; }
+        trace hold --ttl 5m > $D/log 2> $D/err & hold=$!
+        until grep -q session.open $D/log; do sleep 0.05; done
+        trace env --pid $$ --allow-gaps --keep > $D/out 2> $D/errors
+        name=$(sed -n 's/^agent: kept: agent fetch //p' $D/errors)
+        trace fetch $name > $D/bundle; trace tar cf - /session/$name > $D/tar; trace bundle list $name > $D/list
+        trace status -o json > $D/status; trace end > $D/out
+        set +e; wait $hold; echo $?"#;
+    let Some((mut command, directory)) = shell(name, &[], script) else { return };
+    let answer = Answer::of(&mut command);
+    let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap_or_default();
+    assert_eq!(answer.text(), "0\n", "{} {} {}", answer.stderr, read("err"), read("errors"));
+    for command in ["hold", "env", "fetch", "tar", "bundle", "status", "end"] {
+        let trace = read(&format!("trace.{command}"));
+        assert!(trace.contains("SECCOMP_SET_MODE_FILTER") && !trace.contains("--- SIGSYS"), "{command}");
+        let unknown = common::strace::unlisted(command, &trace);
+        assert!(unknown.is_empty(), "{command} calls {unknown:?}");
+    }
+    // Who took it out is in the audit of the session.
+    let log = read("log");
+    let records = lines(&log);
+    let started: Vec<&Value> =
+        of_kind(&records, "action.start").iter().map(|record| &record["data"]["command"]).collect();
+    assert_eq!(started, ["env", "fetch", "tar", "status", "end"]);
+    assert_eq!(verify(log.as_bytes(), None).chains[0].verdict, Verdict::Whole);
+    let status: Value = serde_json::from_str(&read("status")).expect("JSON");
+    let written = status["data"]["summary"]["written_bytes"].as_u64().expect("a number");
+    let bundle = std::fs::metadata(directory.path().join("bundle")).expect("a bundle").len();
+    assert!(written >= bundle && written < 4 * bundle + (16 << 10), "what is taken out is counted once: {written}");
+}
+
 /// A command of a session that has no memory left says so in the audit of the hold, and in an envelope.
 #[test]
 fn a_command_that_is_out_of_memory_ends_with_a_word_to_its_hold() {

@@ -27,6 +27,11 @@ pub(super) fn is_about_session(command: &str) -> bool {
     COMMANDS.iter().any(|own| own.name == command)
 }
 
+/// Whether `command` may begin whatever others have used up.
+pub(super) fn always_may(command: &str) -> bool {
+    is_about_session(command) || crate::bundles::brings_out(command)
+}
+
 /// Whether `command` needs a hold.
 pub(crate) fn has_standing(command: &Command) -> bool {
     is_about_session(command.name)

@@ -35,6 +35,10 @@ pub(super) struct State {
     pub(super) totals: Totals,
     /// Bundles in memory.
     pub(super) kept: Files,
+    /// When it ends by itself, on the clock that only goes on.
+    pub(super) deadline_us: u64,
+    /// Commands that its end has cut off.
+    pub(super) cut_off: Vec<u64>,
     /// Why the session is over, once it is.
     pub(super) over: Option<String>,
     /// A record could not be written: nothing more may be done.
@@ -120,7 +124,8 @@ impl State {
         totals
     }
 
-    /// Why `command` may not begin; whoever wants to know how the session stands, or to end it, may until that is over.
+    /// Why `command` may not begin; whoever wants to know how the session stands, to end it, or to take out what is kept, may
+    /// until that is over.
     pub(super) fn objection(&self, command: &str, limits: &Limits, deadline_us: u64) -> Option<Denial> {
         let denial = |words: String, limit: Option<Refusal>, remedy: &str| {
             Some(Denial { words, limit: limit.map(|limit| limit.limit().to_owned()), remedy: remedy.to_owned() })
@@ -130,7 +135,7 @@ impl State {
             let remedy = "hold another session: agent hold --ttl";
             return denial(format!("the session is over: {words}"), limit, remedy);
         }
-        if standing::is_about_session(command) {
+        if standing::always_may(command) {
             return None;
         }
         if self.running.len() >= limits.commands as usize {
@@ -222,11 +227,20 @@ impl State {
                 self.totals.add(Taken {
                     wall_us: clock::boot_us().saturating_sub(self.running[at].began_us),
                     cpu_us: number("cpu_us"),
-                    out_bytes: number("written_bytes"),
+                    out_bytes: if crate::bundles::brings_out(&self.running[at].command) {
+                        0
+                    } else {
+                        number("written_bytes")
+                    },
                     stopped_us: number("stopped_us"),
                 });
                 let exit = u8::try_from(number("exit")).unwrap_or(u8::MAX);
                 self.receipt.add(exit);
+                // A command has no more time than the session.
+                let is_over = self.over.is_some() || clock::boot_us() >= self.deadline_us;
+                if exit == Status::Refused as u8 && is_over {
+                    self.cut_off.push(action);
+                }
                 if let Some(past) = self.past.iter_mut().find(|past| past.action == action) {
                     past.state = format!("exit {exit}");
                 }

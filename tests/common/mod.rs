@@ -8,6 +8,7 @@ pub(crate) mod namespace;
 pub(crate) mod packages;
 pub(crate) mod recording;
 pub(crate) mod servers;
+pub(crate) mod strace;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

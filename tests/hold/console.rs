@@ -114,12 +114,12 @@ fn a_terminal_without_a_command_is_a_console() {
         .iter()
         .map(|record| record["data"]["command"].as_str().expect("a command").to_owned())
         .collect();
-    assert_eq!(started, ["ps", "access", "stacks", "fds", "profile", "ps", "status"]);
+    assert_eq!(started, ["ps", "access", "stacks", "fds", "profile", "ps", "status", "fetch", "fetch"]);
     console.types("exit\r");
     let Console { container, .. } = console;
     let (code, receipt) = closed(container);
-    assert_eq!((code, &receipt["session"], &receipt["commands"]), (0, &json!(id), &json!(7)));
-    assert_eq!(receipt["verdicts"]["0"], 6, "{receipt}");
+    assert_eq!((code, &receipt["session"], &receipt["commands"]), (0, &json!(id), &json!(9)));
+    assert_eq!(receipt["verdicts"]["0"], 8, "{receipt}");
     // It is the end of the chain of which the beginning was seen.
     assert!(receipt["audit"]["count"].as_u64().is_some_and(|count| count > records(&log).len() as u64), "{receipt}");
     assert_eq!(receipt["audit"]["key"], records(&log)[0]["data"]["key"]);
@@ -180,6 +180,6 @@ fn where_no_file_can_be_written_the_audit_of_a_console_is_kept_in_memory() {
     assert_eq!(of_kind(&records(&log), "action.end").len(), 1);
     console.types("exit\r");
     let (code, receipt) = closed(console.container);
-    assert_eq!((code, &receipt["commands"]), (0, &json!(1)));
+    assert_eq!((code, &receipt["commands"]), (0, &json!(2)));
     assert_eq!(receipt["audit"]["key"], records(&log)[0]["data"]["key"]);
 }

@@ -22,6 +22,7 @@ fn subject(words: &str) -> Subject {
             "target": {"pid": 7, "name": words, "executable": words}, "window": {"start": words}, "resource": {"host.name": words}}),
         findings: vec![json!({"level": words, "message": words, "id": words, "remedy": words, "playbook": words,
             "evidence": [{"artifact": words, "at": words}]})],
+        gaps: vec![json!({"at": words, "reason": words, "detail": words, "remedy": words})],
         looks: vec![
             look(
                 words,
