@@ -105,6 +105,8 @@ fn a_run_leaves_a_bundle_that_verifies_and_gives_the_same_findings_again() {
     assert_eq!(pieces[..2], ["so-far/000-audit.ndjson", "so-far/001-access.ndjson"]);
     assert!(rows(&envelope).iter().all(|row| row["good"] == true));
     let about = &envelope["data"]["summary"]["about"];
+    assert_eq!((&about["scenario"]["name"], &about["redaction"]["level"]), (&json!("fd-leak"), &json!("default")));
+    assert!(about["scenario"]["sha256"].as_str().is_some_and(|hash| hash.len() == 64), "{about}");
     assert_eq!(
         (&about["session"]["incident"], &about["command"], &about["exit"]),
         (&json!("INC-7"), &json!("run"), &json!(0))

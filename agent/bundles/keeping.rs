@@ -39,6 +39,8 @@ struct State {
     artifacts: usize,
     /// What the manifest says besides its files.
     about: Map<String, Value>,
+    /// How much is shown, and what was removed of each class.
+    level: &'static str,
     removed: BTreeMap<String, u64>,
     accesses: Vec<u8>,
     /// Whether an envelope was left out because no more may be written.
@@ -122,8 +124,7 @@ pub(crate) fn open(
         None if is_bundle => Place { out: Box::new(Stdout), name: None, most },
         None => return Ok(Opened::default()),
     };
-    begin(place, global, command, session, (argv, start))
-        .map(|bundle| Opened { bundle: Some(Arc::new(bundle)), gap: None })
+    begin(place, command, session, (argv, start)).map(|bundle| Opened { bundle: Some(Arc::new(bundle)), gap: None })
 }
 
 /// The file `name` in `directory`, or where none can be made in that of the session, in the memory of the hold. The gap is
@@ -168,7 +169,6 @@ fn create(directory: &str, name: &str) -> io::Result<(OwnFile, String)> {
 
 fn begin(
     Place { out, name, most }: Place,
-    global: &cli::Global,
     command: &Command,
     session: &Session,
     (argv, start): (&[String], String),
@@ -185,13 +185,15 @@ fn begin(
     };
     let mut writer = Writer::new(out, most);
     let mut opening = about.clone();
-    opening.insert("redaction".to_owned(), global.redact.level().as_str().into());
+    let level = session.redactor().level().as_str();
+    opening.insert("redaction".to_owned(), level.into());
     // However little may be written.
     writer.add_last(bundle::OPEN, JSON, &serde_json::to_vec(&opening)?).context("the bundle")?;
     let state = State {
         writer: Some(writer),
         artifacts: 0,
         about,
+        level,
         removed: BTreeMap::new(),
         accesses: Vec::new(),
         is_full: false,
@@ -307,6 +309,11 @@ impl Keep for Bundle {
     fn file(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state();
         state.add(path, bytes)?;
+        if path == bundle::SCENARIO {
+            let announced: Value = serde_json::from_slice(bytes)?;
+            let scenario = json!({"name": announced["scenario"]["name"], "sha256": announced["scenario"]["sha256"]});
+            state.about.insert("scenario".to_owned(), scenario);
+        }
         state.write_so_far();
         Ok(())
     }
@@ -397,7 +404,7 @@ impl Bundle {
         let mut state = self.state();
         let Some(mut writer) = state.writer.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let before = writer.written_bytes();
-        let redaction = json!({"removed": state.removed});
+        let redaction = json!({"level": state.level, "removed": state.removed});
         writer.add_last(bundle::REDACTION, JSON, &serde_json::to_vec(&redaction)?)?;
         writer.add_last(bundle::ACCESS, NDJSON, &state.accesses)?;
         let audit = state.so_far.audit.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -405,6 +412,7 @@ impl Bundle {
             writer.add_last(bundle::AUDIT, NDJSON, &audit)?;
         }
         let mut about = std::mem::take(&mut state.about);
+        about.insert("redaction".to_owned(), redaction);
         about.insert("exit".to_owned(), (status as u8).into());
         about.insert("complete".to_owned(), (!state.is_full).into());
         about.insert("volatile".to_owned(), json!(VOLATILE));

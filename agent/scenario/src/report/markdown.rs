@@ -18,9 +18,9 @@ pub fn markdown(subject: &Subject) -> String {
                     let _ = writeln!(page, "{}\n", escaped(line));
                 }
                 Part::Finding(finding) => {
-                    let _ = writeln!(page, "- **{}** {}", escaped(&finding.level), escaped(&finding.message));
+                    let _ = writeln!(page, "- **{}** {}", escaped(&finding.level), prose(&finding.message));
                     for (name, words) in &finding.more {
-                        let _ = writeln!(page, "  - {name}: {}", escaped(words));
+                        let _ = writeln!(page, "  - {name}: {}", prose(words));
                     }
                 }
                 Part::Table(table) => write_table(&mut page, table),
@@ -71,6 +71,23 @@ fn write_table(page: &mut String, table: &Table) {
     page.push('\n');
 }
 
+/// A sentence, with the commands in it as code: what else stands between backticks may be of the target's, and is text.
+fn prose(text: &str) -> String {
+    let is_command = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b" -_./=".contains(&byte))
+    };
+    let parts: Vec<&str> = text.split('`').collect();
+    if parts.len().is_multiple_of(2) {
+        return escaped(text);
+    }
+    let marked = parts.iter().enumerate().map(|(at, part)| match at % 2 {
+        1 if is_command(part) => format!("`{part}`"),
+        1 => escaped(&format!("`{part}`")),
+        _ => escaped(part),
+    });
+    marked.collect()
+}
+
 /// Text that is nothing but text: no markup, no link, no picture, nobody's name.
 fn escaped(text: &str) -> String {
     let shown = super::escaped(text, |c, out| match c {
@@ -81,4 +98,14 @@ fn escaped(text: &str) -> String {
     });
     // An address would become a link.
     shown.replace("://", ":&#47;/")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_command_is_code_and_nothing_else_is() {
+        assert_eq!(super::prose("run `agent ps -o table` twice"), "run `agent ps -o table` twice");
+        assert_eq!(super::prose("a `[x](y)` b"), "a \\`\\[x\\](y)\\` b");
+        assert_eq!(super::prose("a ` b"), "a \\` b");
+    }
 }
