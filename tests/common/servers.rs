@@ -115,6 +115,19 @@ fn java_of(directory: &Path, text: &str) -> Result<Child, &'static str> {
     Ok(Child::ready(Command::new("java").args(["-Xmx64m", "Wait"]).current_dir(directory)))
 }
 
+/// A redis-server without a file or a port: it listens on a socket in `directory`. The error says why there is none.
+pub(crate) fn redis(directory: &Path) -> Result<Child, &'static str> {
+    if !has_tool("redis-server") {
+        return Err("redis-server is not installed");
+    }
+    let socket = directory.join("redis");
+    let mut command = Command::new("redis-server");
+    command.args(["--port", "0", "--save", "", "--daemonize", "no", "--unixsocket"]);
+    let child = Child::start(command.arg(&socket).current_dir(directory));
+    wait_until("redis", SOON, || socket.exists());
+    Ok(child)
+}
+
 /// A Python program that listens at `port` of loopback, keeps whoever connects, and has a descriptor of each kind
 /// that its event loop and its child need.
 pub(crate) fn python(directory: &Path, port: u16) -> Result<Child, &'static str> {

@@ -10,16 +10,6 @@ use super::classic::{self, FIGURES, hex};
 use super::common::{self, Child, SOON, has_tool, rows, skip, stop};
 use super::{alone, maps};
 
-/// What holds a redis-server: no file, no port, a socket in `directory`.
-fn redis(directory: &Path) -> Child {
-    let mut command = Command::new("redis-server");
-    command.args(["--port", "0", "--save", "", "--daemonize", "no", "--unixsocket"]);
-    let socket = directory.join("redis");
-    let child = Child::start(command.arg(&socket).current_dir(directory));
-    common::wait_until("redis", SOON, || socket.exists());
-    child
-}
-
 fn python() -> Child {
     let program = "import json, sqlite3, sys, threading\nblock = threading.Event()\n\
         [threading.Thread(target=block.wait, daemon=True).start() for _ in range(3)]\n\
@@ -79,12 +69,13 @@ impl Differences {
 fn targets(directory: &Path) -> Vec<(&'static str, Child)> {
     let mut targets =
         vec![("sleep", Child::start(Command::new("sleep").arg("600"))), ("maps_truth", alone(directory, &["lazy"]))];
-    for (name, tool) in [("redis", "redis-server"), ("python", "python3")] {
-        match has_tool(tool) {
-            true if name == "redis" => targets.push((name, redis(directory))),
-            true => targets.push((name, python())),
-            false => skip(name, &format!("no {tool}")),
-        }
+    match common::servers::redis(directory) {
+        Ok(child) => targets.push(("redis", child)),
+        Err(reason) => skip("redis", reason),
+    }
+    match has_tool("python3") {
+        true => targets.push(("python", python())),
+        false => skip("python", "no python3"),
     }
     match common::servers::java(directory) {
         Ok(child) => targets.push(("java", child)),

@@ -23,6 +23,20 @@ fn classic(columns: &[&'static str]) -> BTreeMap<u64, BTreeMap<&'static str, Str
     table
 }
 
+/// What ps(1) says in columns whose values are words, by pid.
+fn words(columns: &[&'static str]) -> BTreeMap<u64, BTreeMap<&'static str, String>> {
+    let format: String = ["pid"].iter().chain(columns).map(|column| format!("{column}=,")).collect();
+    let mut ps = Command::new("ps");
+    let output = ps.args(["-ww", "-eo", format.trim_end_matches(',')]).env("LC_ALL", "C").output().unwrap();
+    let text = String::from_utf8(output.stdout).expect("words");
+    let rows = text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    // What ps leaves empty would shift the rest.
+    let whole = rows.filter(|row| row.len() == columns.len() + 1);
+    whole
+        .map(|row| (row[0].parse().unwrap(), columns.iter().copied().zip(row[1..].iter().cloned()).collect()))
+        .collect()
+}
+
 /// As ps(1) prints it in the C locale: a dot for a control character, a question mark for what is not ASCII.
 fn as_ps_prints(bytes: &[u8]) -> String {
     let printed = |byte: &u8| match byte {
@@ -45,24 +59,36 @@ fn agrees_with_ps_in_every_field() {
         targets.push(target("setuid", &[]));
     }
     let directory = tempfile::tempdir().expect("a directory");
-    let real = (common::servers::Postgres::start(), common::servers::java(directory.path()));
-    for reason in [real.0.as_ref().err(), real.1.as_ref().err()].into_iter().flatten() {
-        skip(NAME, reason);
-    }
+    let at = |name: &str| {
+        let path = directory.path().join(name);
+        std::fs::create_dir(&path).expect("a directory");
+        path
+    };
+    let postgres = common::servers::Postgres::start();
+    let real = [
+        common::servers::java(&at("java")),
+        common::servers::nginx(&at("nginx"), 2),
+        common::servers::python(&at("python"), common::servers::free_port()),
+        common::servers::redis(&at("redis")),
+    ];
+    let missing = real.iter().map(|started| started.as_ref().err()).chain([postgres.as_ref().err()]);
+    missing.flatten().for_each(|reason| skip(NAME, reason));
     let stopped = target("sleeper", &["10"]);
     common::stop(stopped.pid());
     targets.push(stopped);
 
-    let mut differences = differences_from_ps();
-    // What changes while we look may differ: what is wrong differs each time.
-    for _ in 0..5 {
-        if differences.is_empty() {
-            break;
+    for differences_from_ps in [differences_from_ps, differences_in_details] {
+        let mut differences = differences_from_ps();
+        // What changes while we look may differ: what is wrong differs each time.
+        for _ in 0..5 {
+            if differences.is_empty() {
+                break;
+            }
+            let again = differences_from_ps();
+            differences.retain(|place, _| again.contains_key(place));
         }
-        let again = differences_from_ps();
-        differences.retain(|place, _| again.contains_key(place));
+        assert!(differences.is_empty(), "{differences:#?}");
     }
-    assert!(differences.is_empty(), "{differences:#?}");
     let pids = by_pid(&json(["ps"])).into_keys().collect::<BTreeSet<_>>();
     for target in &targets {
         assert!(pids.contains(&u64::from(target.pid())));
@@ -124,6 +150,99 @@ fn fields(ours: &Value, later: &Value, theirs: &BTreeMap<&str, String>) -> Vec<(
     let their_start = seconds(&format!("{} UTC", theirs["lstart"]));
     fields.push(("start_time", start.clamp(their_start - 1, their_start + 1).to_string(), start.to_string()));
     fields
+}
+
+/// Where `ps --details` has what ps has in a column.
+const DETAILS: [(&str, &str); 24] = [
+    ("/pgid", "pgid"),
+    ("/session", "sess"),
+    ("/tty/name", "tname"),
+    ("/nice", "ni"),
+    ("/details/uids/real/id", "ruid"),
+    ("/details/uids/saved/id", "suid"),
+    ("/details/uids/fs/id", "fuid"),
+    ("/details/gids/real/id", "rgid"),
+    ("/details/gids/saved/id", "sgid"),
+    ("/details/gids/fs/id", "fgid"),
+    ("/details/virtual_bytes", "vsz"),
+    ("/details/minor_faults", "min_flt"),
+    ("/details/major_faults", "maj_flt"),
+    ("/details/policy", "cls"),
+    ("/details/rt_priority", "rtprio"),
+    ("/details/wait_channel", "wchan:64"),
+    ("cgroup", "cgroupns"),
+    ("ipc", "ipcns"),
+    ("mnt", "mntns"),
+    ("net", "netns"),
+    ("pid", "pidns"),
+    ("time", "timens"),
+    ("user", "userns"),
+    ("uts", "utsns"),
+];
+
+/// As [`differences_from_ps`], of the details.
+fn differences_in_details() -> BTreeMap<(u64, &'static str), String> {
+    let look = || json(["ps", "--details", "--self"]);
+    let (before, classic, after) = (look(), words(&DETAILS.map(|(_, column)| column)), look());
+    let (before, after) = (by_pid(&before), by_pid(&after));
+    let mut differences = BTreeMap::new();
+    let mut compared = 0;
+    for (pid, ours) in &before {
+        let Some(later) = after.get(pid).filter(|later| later["start_ticks"] == ours["start_ticks"]) else { continue };
+        let Some(theirs) = classic.get(pid) else { continue };
+        for (place, column) in DETAILS {
+            let (our_value, our_later) = (detail(ours, place), detail(later, place));
+            let their_value = as_detail(column, &theirs[column]);
+            // Of a class without a nice value ps has none; the kernel keeps the one that comes back with another class.
+            if column == "ni" && their_value == "-" && !matches!(theirs["cls"].as_str(), "TS" | "B" | "IDL") {
+                continue;
+            }
+            if our_value == our_later && our_value != their_value {
+                differences.insert((*pid, column), format!("ours {our_value:?}, of ps {their_value:?}"));
+            }
+            compared += 1;
+        }
+    }
+    assert!(compared > 10 * DETAILS.len(), "{compared}");
+    differences
+}
+
+/// A value of ours as a word; `-` for none.
+fn detail(row: &Value, place: &str) -> String {
+    let value = match row.pointer(place) {
+        Some(value) => Some(value),
+        None => {
+            let namespaces = row.pointer("/details/namespaces").and_then(Value::as_array).into_iter().flatten();
+            namespaces.filter(|namespace| namespace["kind"] == place).map(|namespace| &namespace["inode"]).next()
+        }
+    };
+    match value {
+        // ps leaves out what a name begins with.
+        Some(Value::String(text)) if place.ends_with("wait_channel") => text.trim_start_matches('_').to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+        None => "-".to_owned(),
+    }
+}
+
+/// A value of ps as ours are.
+fn as_detail(column: &str, value: &str) -> String {
+    match (column, value) {
+        // In KiB.
+        ("vsz", kib) => (kib.parse::<u64>().unwrap() * 1024).to_string(),
+        ("tname", "?") => "-".to_owned(),
+        ("cls", class) => match class {
+            "TS" => "other",
+            "FF" => "fifo",
+            "RR" => "rr",
+            "B" => "batch",
+            "IDL" => "idle",
+            "DLN" => "deadline",
+            other => other,
+        }
+        .to_owned(),
+        _ => value.to_owned(),
+    }
 }
 
 /// The arguments as ps prints them: the name in brackets where there are none, a question mark where they are all
