@@ -55,7 +55,7 @@ the client is who asked first. Beyond 100,000 flows the least recently seen are 
 and counted. Retransmissions, segments out of order and duplicate acknowledgments are
 judged by the rules of Wireshark. Round-trip times are seen from where the capture
 stands, which is next to the target. Reading who owns which socket costs a walk over the
-descriptors of all processes, for new flows, at most a twentieth of the time.
+descriptors of all processes, for sockets not seen before, at most a twentieth of the time.
 
 -o pcapng, pcap and ndjson are written as packets come, and the answer follows on
 standard error (ndjson: as its last line). With -o ndjson each row is a packet.

@@ -65,7 +65,7 @@ fn socket(answer: &[u8]) -> Option<Socket> {
 /// Both ends of a flow whose owners are looked for, and its protocol.
 type Wanted = (u8, [Place; 2]);
 
-/// The sockets of one protocol.
+/// The sockets of one protocol and family.
 #[derive(Debug, Default)]
 struct Sockets {
     /// Connected ones, by own place and peer.
@@ -75,16 +75,13 @@ struct Sockets {
 }
 
 impl Sockets {
-    /// Asks for those of `protocol` in `families`.
-    fn read(diag: &mut SockDiag<'_>, protocol: u8, families: &[u8]) -> Result<Self, Failure> {
+    fn read(run: &Run, protocol: u8, family: u8) -> Result<Self, Failure> {
         let mut sockets = Self::default();
-        for family in families {
-            diag.dump(&request(*family, protocol), |answer| {
-                if let Some(socket) = socket(answer) {
-                    sockets.add(socket);
-                }
-            })?;
-        }
+        SockDiag::open(run)?.dump(&request(family, protocol), |answer| {
+            if let Some(socket) = socket(answer) {
+                sockets.add(socket);
+            }
+        })?;
         Ok(sockets)
     }
 
@@ -100,21 +97,12 @@ impl Sockets {
         }
     }
 
-    fn inode(&self, own: Place, peer: Place, local: &[IpAddr]) -> Option<u64> {
-        if let Some(inode) = self.connected.get(&(own, peer)) {
-            return Some(*inode);
-        }
-        // Somebody else's port is no business of a socket here.
-        if !is_here(own.0, local) {
-            return None;
-        }
+    /// The socket without a peer that gets what is sent to `place`.
+    fn bound(&self, place: Place) -> Option<u64> {
         let any4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let any6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-        let places = [(own.0, own.1), (any4, own.1), (any6, own.1)];
-        places
-            .into_iter()
-            .filter(|place| place.0 != any4 || own.0.is_ipv4())
-            .find_map(|place| self.bound.get(&place).copied())
+        let anywhere = [any4, any6].into_iter().filter(|any| *any != any4 || place.0.is_ipv4());
+        [place.0].into_iter().chain(anywhere).find_map(|address| self.bound.get(&(address, place.1)).copied())
     }
 }
 
@@ -148,8 +136,8 @@ impl World {
 
 /// The socket table, and who owns what is in it.
 pub(crate) struct Table {
-    /// TCP and UDP, as of [`PROTOCOLS`]; shared with the thread that reads it again.
-    sockets: [Arc<Sockets>; 2],
+    /// As [`KINDS`]; shared with the thread that reads them again.
+    sockets: [Arc<Sockets>; KINDS.len()],
     world: Arc<World>,
     owners: HashMap<u64, Arc<Owner>>,
     redactor: Arc<Redactor>,
@@ -159,8 +147,13 @@ pub(crate) struct Table {
     cost_us: u64,
 }
 
-/// The protocols whose sockets have owners that can be told: TCP and UDP.
-const PROTOCOLS: [u8; 2] = [6, 17];
+/// TCP and UDP, whose sockets have owners that can be told, and the families that each is asked for by.
+const KINDS: [(u8, u8); 4] = [(6, AF_INET), (6, AF_INET6), (17, AF_INET), (17, AF_INET6)];
+
+/// Whether a flow may belong to a socket of this kind: IPv4 also goes through sockets of IPv6.
+fn is_of((protocol, family): (u8, u8), (wanted, ends): &Wanted) -> bool {
+    protocol == *wanted && (family == AF_INET6 || ends[0].0.is_ipv4())
+}
 
 impl Table {
     /// Reads all of it.
@@ -174,29 +167,20 @@ impl Table {
             failure: None,
             cost_us: 0,
         };
-        for at in 0..PROTOCOLS.len() {
-            table.ask(run, at, &[AF_INET, AF_INET6]);
-        }
+        table.ask(run, |_| true);
         table.world = Arc::new(World::read(run));
         table.cost_us = clock::boot_us().saturating_sub(began_us);
         table
     }
 
-    /// What has changed, as far as it is needed for the flows in `wanted`: the sockets of their protocols, and who
-    /// holds them only if one of these was not known before.
+    /// What has changed, as far as it is needed for the flows in `wanted`: the sockets that may be theirs, and who holds
+    /// them only if one of these was not known before.
     fn again(&self, run: &Run, wanted: &[Wanted]) -> Self {
         let began_us = clock::boot_us();
         let mut table = self.bare();
-        for (at, protocol) in PROTOCOLS.into_iter().enumerate() {
-            let is_v4 = |ends: &[Place; 2]| ends[0].0.is_ipv4();
-            let mut v4 = wanted.iter().filter(|wanted| wanted.0 == protocol).map(|(_, ends)| is_v4(ends)).peekable();
-            if v4.peek().is_some() {
-                // IPv4 also goes through sockets of IPv6.
-                table.ask(run, at, if v4.any(|v4| v4) { &[AF_INET, AF_INET6] } else { &[AF_INET6] });
-            }
-        }
+        table.ask(run, |kind| wanted.iter().any(|wanted| is_of(kind, wanted)));
         let is_new = |inode| !table.world.holders.knows(inode);
-        if wanted.iter().flat_map(|(protocol, ends)| table.inodes(*protocol, *ends)).flatten().any(is_new) {
+        if wanted.iter().flat_map(|wanted| table.inodes(wanted)).flatten().any(is_new) {
             table.world = Arc::new(World::read(run));
         }
         table.cost_us = clock::boot_us().saturating_sub(began_us);
@@ -215,24 +199,32 @@ impl Table {
         }
     }
 
-    /// Reads the sockets of a protocol; where that fails, the others are there all the same.
-    fn ask(&mut self, run: &Run, at: usize, families: &[u8]) {
-        match SockDiag::open(run).and_then(|mut diag| Sockets::read(&mut diag, PROTOCOLS[at], families)) {
-            Ok(sockets) => self.sockets[at] = Arc::new(sockets),
-            Err(failure) => self.failure = Some(failure),
+    /// Reads the sockets of the kinds that are needed; where that fails, the others are there all the same.
+    fn ask(&mut self, run: &Run, is_needed: impl Fn((u8, u8)) -> bool) {
+        for (sockets, kind) in self.sockets.iter_mut().zip(KINDS).filter(|(_, kind)| is_needed(*kind)) {
+            match Sockets::read(run, kind.0, kind.1) {
+                Ok(read) => *sockets = Arc::new(read),
+                Err(failure) => self.failure = Some(failure),
+            }
         }
     }
 
     /// The sockets at both ends of a flow.
-    fn inodes(&self, protocol: u8, ends: [Place; 2]) -> [Option<u64>; 2] {
-        let Some(at) = PROTOCOLS.iter().position(|known| *known == protocol) else { return [None; 2] };
-        let sockets = &self.sockets[at];
-        [0, 1].map(|side| sockets.inode(ends[side], ends[1 - side], &self.world.local))
+    fn inodes(&self, wanted: &Wanted) -> [Option<u64>; 2] {
+        let all = || KINDS.into_iter().zip(&self.sockets).filter(|(kind, _)| is_of(*kind, wanted)).map(|(_, all)| all);
+        let ends = wanted.1;
+        [0, 1].map(|side| {
+            let (own, peer) = (ends[side], ends[1 - side]);
+            let connected = all().find_map(|sockets| sockets.connected.get(&(own, peer)).copied());
+            // Somebody else's port is no business of a socket here.
+            let is_here = is_here(own.0, &self.world.local);
+            connected.or_else(|| all().filter(|_| is_here).find_map(|sockets| sockets.bound(own)))
+        })
     }
 
     /// Names the owners of a flow, as far as they are not known.
     fn name(&mut self, flow: &mut Flow) {
-        let inodes = self.inodes(flow.key.protocol, flow.ends());
+        let inodes = self.inodes(&(flow.key.protocol, flow.ends()));
         for (owner, inode) in flow.owners.iter_mut().zip(inodes) {
             let Some(inode) = inode.filter(|_| owner.is_none()) else { continue };
             *owner = self.owner(inode);
@@ -297,7 +289,7 @@ impl Owners {
 
     /// Names the owners of a new flow, or notes that it has none that are known.
     pub(crate) fn name(&mut self, flow: &mut Flow) {
-        if !PROTOCOLS.contains(&flow.key.protocol) {
+        if KINDS.iter().all(|(protocol, _)| *protocol != flow.key.protocol) {
             return;
         }
         self.table.name(flow);
