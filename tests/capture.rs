@@ -510,6 +510,9 @@ fn short_turns_on_the_processor_are_asked_for() {
     let mut command = net.run(net::Side::Client, common::AGENT);
     let agent = Child::start(command.args(["capture", "--interface", "agent0", "--for", "60s"]));
     net.wait_for_capture(agent.pid());
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", agent.pid())).expect("stat");
+    let nice = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(16));
+    assert_eq!(nice, Some("5"), "behind the application: {stat}");
     let sched = std::fs::read_to_string(format!("/proc/{}/sched", agent.pid())).unwrap_or_default();
     // In nanoseconds, since Linux 6.12 and where proc(5) has it (CONFIG_SCHED_DEBUG).
     let slice = sched.lines().find(|line| line.starts_with("se.slice"));
