@@ -152,7 +152,11 @@ fn read(line: &str) -> Result<Read, String> {
 fn perform(words: Vec<String>, file: Option<&str>) {
     let file = match file.map(|name| OwnFile::create(SESSION_DIRECTORY, name)).transpose() {
         Ok(file) => file,
-        Err(error) => return agent_output::tell(&format!("{SESSION_DIRECTORY}: {error}")),
+        Err(error) => {
+            let words =
+                "another name, or --keep for a bundle, which the session keeps in memory where no file can be written";
+            return agent_output::tell(&format!("{SESSION_DIRECTORY}: {error} ({words})"));
+        }
     };
     // What the console was started with is for each of its commands; theirs comes last and counts.
     let own = ["agent".into()].into_iter().chain(for_each_line(std::env::args_os().skip(1)));

@@ -9,7 +9,7 @@ use agent_session::Limits;
 use agent_session::audit::{Kind, hex};
 use agent_system::channel::{Channel, LONGEST_MESSAGE, Peer};
 use agent_system::{clock, own};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::standing;
 use super::state::{Running, State};
@@ -299,6 +299,7 @@ impl Shared {
         let commands = state.standing.commands;
         let closing =
             json!({"actions": commands, "cut_off": state.cut_off, "exit": status as u8, "undone": undone, "why": why});
+        let closing = with_gone(closing, &state.kept.names());
         let lines = state.chain.close(audit::data(closing), &audit::now());
         state.write(&lines);
         let head = head_of(state.chain.head());
@@ -309,6 +310,17 @@ impl Shared {
         }
         status
     }
+}
+
+/// Names of bundles that `session.close` has room for.
+const NAMED: usize = 16;
+
+/// `closing` with the `names` of what was kept in memory: it ends with the hold, and nobody is to look for it.
+fn with_gone(mut closing: Value, names: &[String]) -> Value {
+    if !names.is_empty() {
+        closing["gone"] = json!({"count": names.len(), "names": names[..names.len().min(NAMED)]});
+    }
+    closing
 }
 
 /// The newest of `past` that have room in half a message.

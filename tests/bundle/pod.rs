@@ -140,6 +140,7 @@ fn where_no_file_can_be_written_the_hold_keeps_bundles_in_memory() {
     fs::write(&copy, exec(&["fetch", cut.as_str().expect("a name")]).stdout).expect("written");
     assert_eq!(super::state(&copy), "cut_off", "{}", super::verified(&copy));
     // Nothing is thrown away for another: where there is no room it is told, and the answer is there all the same.
+    let before = summary["kept"].as_array().expect("names").len();
     let mut names = vec![first.clone()];
     let full = loop {
         let ps = exec(&["ps", "--keep", "--allow-gaps"]);
@@ -161,4 +162,9 @@ fn where_no_file_can_be_written_the_hold_keeps_bundles_in_memory() {
     assert_eq!(end.exit_code, 0, "{}", end.stderr_text());
     let log = hold.wait(SOON).expect("its end").stdout_text();
     assert!(log.contains("\"limit\":\"kept\""), "{log}");
+    // What ends with the hold is named.
+    let records: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let close = records.iter().find(|record| record["type"] == "session.close").expect("its end");
+    assert_eq!(close["data"]["gone"]["names"][0], first.as_str(), "{close}");
+    assert_eq!(close["data"]["gone"]["count"], before + names.len() - 1, "{close}");
 }
