@@ -200,8 +200,8 @@ impl Terms {
         let options = Options::from_arg_matches(matches).map_err(|error| usage(&error))?;
         let (began_us, wall_us) = (clock::boot_us(), clock::wall_us());
         let ttl_us = u64::try_from(options.ttl.as_micros()).unwrap_or(u64::MAX);
-        let (session, key) =
-            crate::open_session(&global, None, (began_us, Duration::ZERO), None).map_err(|error| usage(&error))?;
+        let (session, key) = crate::opening::open_session(&global, None, (began_us, Duration::ZERO), None)
+            .map_err(|error| usage(&error))?;
         let place = Place::new(session.info().id.as_str());
         Ok(Self { global, ttl_us, began_us, wall_us, session, key, place, before: Place::read() })
     }

@@ -3,12 +3,14 @@
 //! Nothing is printed here. The front door, a console and a scenario all look through this, and
 //! each does with the envelope what it is for.
 
+mod ready;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use agent_model::data::{json_bytes, was_refused};
-use agent_model::{AgentInfo, Cost, Data, Envelope, Gap, Observed, Reason, Seal, Shown};
+use agent_model::{Cost, Data, Envelope, Gap, Observed, Reason, Seal, Shown};
 use agent_output::{Ended, Printed};
 use agent_session::redact::{Class, Classes, Counted, Redacted};
 use agent_session::{Entry, Refusal, Session};
@@ -101,11 +103,8 @@ pub(crate) struct Look<'a> {
     /// Why nothing is looked at.
     refused: Option<Stopped>,
     /// Makes the bytes of an envelope without data, and says to which file they go.
-    render: Option<Render<'a>>,
+    render: Option<ready::Render<'a>>,
 }
-
-/// As [`Look::get_ready_with`].
-type Render<'a> = Box<dyn Fn(&Printed<'_>) -> Option<(i32, Vec<u8>)> + 'a>;
 
 /// So much of an answer, as JSON, is kept between the digest and the printing of it; more is serialized twice.
 const MOST_KEPT: usize = 4 << 20;
@@ -232,48 +231,6 @@ impl<'a> Look<'a> {
             is_stream_full: Arc::default(),
             refused,
             render: None,
-        }
-    }
-
-    /// `render` makes the bytes of an envelope without data, and says to which file they go: they are kept ready for where
-    /// there is no memory left to make them with.
-    pub(crate) fn get_ready_with(&mut self, render: impl Fn(&Printed<'_>) -> Option<(i32, Vec<u8>)> + 'a) {
-        self.render = Some(Box::new(render));
-    }
-
-    /// Makes ready what is told of the next look if its memory is not enough. Nothing is touched for it: what is told
-    /// besides is what is known by now.
-    fn get_ready(&mut self) {
-        let Some(render) = &self.render else { return };
-        let Ok(options) = (self.command.options)(self.matches) else { return };
-        let command = self.command;
-        let classes = &**self.classes.get_or_insert_with(|| classes_of(command));
-        let session = self.run.session();
-        let redactor = session.redactor().another();
-        let place = |field| classes.field(Some(classes.root()), field);
-        let Ok(options) = serde_json::to_value(Redacted::new(&*options, &redactor, classes, place("options"))) else {
-            return;
-        };
-        let data = Known { data: Redacted::new(&() as &dyn Data, &redactor, classes, place("data")), json: None };
-        let Ok(Seal { digest, .. }) = agent_model::seal(&data, 0) else { return };
-        let start = clock::rfc3339(self.since.wall_us);
-        let envelope = Envelope {
-            schema: self.command.schema_name(),
-            session: session.info().clone(),
-            sequence: self.sequence + 1,
-            agent: AgentInfo { version: version::VERSION, build_id: None },
-            resource: std::collections::BTreeMap::new(),
-            target: self.run.target().map(|target| redactor.target(target)),
-            observed: Observed { start: start.clone(), end: start },
-            cost: Cost::default(),
-            options: &options as &dyn erased_serde::Serialize,
-            digest,
-            data: &data as &dyn agent_model::Shown,
-            gaps: vec![reached(Refusal::Memory)],
-            redaction: redactor.take_report(),
-        };
-        if let Some((file, bytes)) = render(&envelope) {
-            allocator::last_words(Last::Answer, file, vec![bytes]);
         }
     }
 

@@ -10,6 +10,8 @@ mod console;
 mod fit;
 mod hold;
 mod look;
+mod opening;
+mod printer;
 #[cfg(test)]
 mod privileges;
 mod resource;
@@ -28,15 +30,14 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
-use agent_model::{Gap, RedactionLevel};
+use agent_model::Gap;
 use agent_output::{Ended, Format};
+use agent_session::Session;
 use agent_session::audit::Witness;
 use agent_session::redact::{self, Redactor};
-use agent_session::{Identity, LEAST_OUT, Limits, Session};
 use agent_system::collector::TargetUse;
-use agent_system::{Collector as _, Command, Plan, clock, own};
+use agent_system::{Collector as _, Command, Plan, own};
 use anyhow::Context;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches};
@@ -44,6 +45,8 @@ use clap::{ArgMatches, FromArgMatches};
 use crate::audit::Audit;
 use crate::hold::Link;
 use crate::look::{Began, Look, Stopped};
+use crate::opening::open_session;
+use crate::printer::Printer;
 use crate::verdict::{Status, Verdict};
 
 /// Counts what the agent uses, so that it stops before the pod's limit does it.
@@ -343,69 +346,6 @@ fn recorded(
     }
 }
 
-/// The memory of a command that looks at nothing but files that it is given, in bytes: there a whole bundle has room.
-const OFFLINE_RSS: u64 = 512 << 20;
-
-/// The session of a command that lasts so long by itself, alone or in the session of a hold; and the key of its
-/// pseudonyms.
-pub(crate) fn open_session(
-    global: &cli::Global,
-    command: Option<&Command>,
-    (now_us, lasts): (u64, Duration),
-    link: Option<&Link>,
-) -> anyhow::Result<(Session, [u8; 32])> {
-    let identity = match link {
-        Some(link) => link.identity(global.actor.as_deref())?,
-        None => Identity::new(&global.session.clone().unwrap_or_else(new_session_id))?
-            .incident(global.incident.as_deref())?
-            .actor(global.actor.as_deref())?
-            .traceparent(global.traceparent.clone().or_else(|| std::env::var("TRACEPARENT").ok()).as_deref())?,
-    };
-    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-    let mut limits = Limits::default();
-    if command.is_some_and(|command| command.target == TargetUse::None) {
-        limits.rss_bytes = OFFLINE_RSS;
-    }
-    // Who is asked to look for long may hold threads for longer, in all.
-    limits.stops_us = limits.stops_us.max(micros(lasts) / 50);
-    limits = limits.with(global.limit.unwrap_or_default());
-    limits.wall_us = limits.wall_us.min(micros(global.timeout.saturating_add(lasts)));
-    if let Some(link) = link {
-        let Limits { rss_bytes, out_bytes, .. } = limits;
-        limits = limits.within(link.limits());
-        if command.is_some_and(|command| bundles::brings_out(command.name)) {
-            // What was written once was counted then.
-            (limits.rss_bytes, limits.out_bytes) = (rss_bytes, out_bytes);
-        }
-        limits.wall_us = limits.wall_us.min(link.deadline_us().saturating_sub(now_us));
-    }
-    let mut key = link.map(Link::key).unwrap_or_default();
-    match &global.incident {
-        _ if link.is_some() => {}
-        Some(incident) => key = redact::key_of(incident, b""),
-        None => own::random(&mut key),
-    }
-    let asked = global.redact.level();
-    let is_denied = link.is_some_and(|link| link.denied().is_some());
-    if is_denied {
-        // That is told, whatever was used up.
-        limits.out_bytes = limits.out_bytes.max(LEAST_OUT);
-    }
-    // What may not begin does not show everything either.
-    let level = if is_denied && asked == RedactionLevel::Off { RedactionLevel::Default } else { asked };
-    let redactor = Redactor::new(level, key);
-    let is_logged = global.access_log || global.keep.is_some() || global.output.as_deref() == Some("bundle");
-    let session = Session::open(identity, limits, now_us, is_logged).redacting(redactor);
-    Ok((session.ending(link.map(Link::over).unwrap_or_default()), key))
-}
-
-/// A new ULID: its time first, so that sessions sort by when they began.
-pub(crate) fn new_session_id() -> String {
-    let mut random = [0_u8; 16];
-    own::random(&mut random);
-    ulid::Ulid::from_parts(clock::wall_us() / 1000, u128::from_ne_bytes(random)).to_string()
-}
-
 fn look(
     command: &Command,
     matches: &ArgMatches,
@@ -490,57 +430,6 @@ fn log_accesses(session: &agent_model::Text, entries: &[agent_session::Entry]) {
     for entry in entries {
         let path = agent_model::Text::from(entry.path.as_str());
         agent_output::log(&serde_json::json!({"session": session, "access": entry.access.as_str(), "path": path}));
-    }
-}
-
-/// Prints envelopes.
-struct Printer<'a> {
-    command: &'a Command,
-    chosen: Option<cli::Chosen>,
-    streamed: Option<(&'static str, agent_output::Streamed)>,
-}
-
-impl Printer<'_> {
-    /// What was chosen, or else what fits where it goes.
-    fn format(&self) -> cli::Chosen {
-        let usual = if std::io::stdout().is_terminal() { Format::Table } else { Format::Json };
-        self.chosen.unwrap_or(cli::Chosen::Common(usual))
-    }
-
-    /// What makes the bytes of an envelope without data, and says to which file they go; in a bundle that is cut off there is none.
-    fn without_data(&self) -> impl Fn(&agent_output::Printed<'_>) -> Option<(i32, Vec<u8>)> + use<> {
-        let (format, is_streamed) = (self.format(), self.streamed.is_some());
-        let width = if std::io::stdout().is_terminal() { own::terminal_width() } else { None };
-        move |envelope| match format {
-            cli::Chosen::Bundle => None,
-            cli::Chosen::Common(format) if !is_streamed => {
-                Some((agent_output::STDOUT, agent_output::printed(envelope, Some(format), width)))
-            }
-            // Of a stream that was begun nobody knows where it ends.
-            _ => Some((agent_output::STDERR, agent_output::printed(envelope, None, None))),
-        }
-    }
-
-    fn print(&mut self, envelope: &agent_output::Printed<'_>, answer: &agent_system::Answer) -> std::io::Result<Ended> {
-        let width = if std::io::stdout().is_terminal() { own::terminal_width() } else { None };
-        match self.format() {
-            _ if self.streamed.is_some() => self
-                .streamed
-                .take()
-                .map_or(Ok(Ended::Whole), |(format, stream)| stream.end(envelope, format == "ndjson")),
-            cli::Chosen::Bundle => Ok(Ended::Whole),
-            // There is nothing that could be in that format.
-            cli::Chosen::Extra(_) if envelope.data.is_absent() => {
-                agent_output::log(envelope);
-                Ok(Ended::Whole)
-            }
-            cli::Chosen::Common(format) => agent_output::print(envelope, format, &schemas::of(self.command), width),
-            cli::Chosen::Extra(name) => agent_output::print_with(|out| {
-                let mut out = scrub::Lines::new(out, envelope.redaction.level);
-                (self.command.write)(name, envelope, &*answer.data, &mut out)?;
-                out.finish()
-            }),
-        }
     }
 }
 
