@@ -173,13 +173,20 @@ fn where_no_file_can_be_written_the_audit_of_a_console_is_kept_in_memory() {
     console.types("ps --allow-gaps\r");
     console.until("PID");
     console.until("s> ");
+    // A bundle is nothing for a terminal: it is kept there as well.
+    console.types("ps --allow-gaps -o bundle\r");
+    console.until("kept: agent fetch ");
+    let name = console.until(".dbg.tar.zst");
+    console.until("s> ");
+    let bundle = exec(&pod, &console.container, &["fetch", &name]);
+    assert_eq!(agent_scenario::bundle::read(&bundle.stdout, 64 << 20).problems, [], "{}", bundle.stderr_text());
     let fetched = exec(&pod, &console.container, &["fetch", "unseen.audit.ndjson"]);
     let log = fetched.stdout_text();
     assert_eq!(fetched.exit_code, 0, "{}", fetched.stderr_text());
     assert_eq!(verify(log.as_bytes(), None).chains[0].verdict, Verdict::Truncated, "it goes on");
-    assert_eq!(of_kind(&records(&log), "action.end").len(), 1);
+    assert_eq!(of_kind(&records(&log), "action.end").len(), 3);
     console.types("exit\r");
     let (code, receipt) = closed(console.container);
-    assert_eq!((code, &receipt["commands"]), (0, &json!(2)));
+    assert_eq!((code, &receipt["commands"]), (0, &json!(4)));
     assert_eq!(receipt["audit"]["key"], records(&log)[0]["data"]["key"]);
 }
