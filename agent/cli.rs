@@ -175,10 +175,25 @@ fn with_formats(output: clap::Arg, extra: &[(&'static str, &'static str)], hidde
     output.value_parser(PossibleValuesParser::new(common.chain(extra)))
 }
 
+/// What `argv` says to one of `commands`.
+///
+/// # Errors
+///
+/// When it is none of theirs; help is an error too.
+pub(crate) fn parse<'a>(
+    commands: impl Iterator<Item = &'a Command> + Clone,
+    argv: &[OsString],
+) -> Result<clap::ArgMatches, clap::Error> {
+    let is_named = |command: &&Command| argv.iter().any(|argument| argument == command.name);
+    // Each subcommand gets a copy of the options that all have, which takes as long as all the rest of
+    // `agent version`: so those that are not meant are only there for help and errors.
+    let named = command_line(commands.clone().filter(is_named), argv);
+    named.try_get_matches_from(argv).or_else(|_| command_line(commands, argv).try_get_matches_from(argv))
+}
+
 /// The whole command line: that of each of `commands`, and `schema`.
 ///
-/// Options are put together only for the commands that `argv` names: no other can be
-/// meant, and those of all would take as long as all the rest of `agent version`.
+/// Options are put together only for the commands that `argv` names: no other can be meant.
 pub(crate) fn command_line<'a>(commands: impl Iterator<Item = &'a Command>, argv: &[OsString]) -> clap::Command {
     let mut names = Vec::new();
     let mut line = Global::augment_args(clap::Command::new("agent"))

@@ -54,7 +54,7 @@ use crate::verdict::{Status, Verdict};
 static ALLOCATOR: agent_system::allocator::Counting = agent_system::allocator::Counting;
 
 /// The commands of all toolkits, in the order of the help.
-pub(crate) fn commands() -> impl Iterator<Item = &'static Command> {
+pub(crate) fn commands() -> impl Iterator<Item = &'static Command> + Clone {
     const OWN: &[Command] = &[
         agent_system::command::<snapshot::Snapshot>(),
         agent_system::command::<verify::Audit>(),
@@ -95,7 +95,7 @@ static ARGV: RwLock<Vec<OsString>> = RwLock::new(Vec::new());
 pub(crate) fn perform(argv: Vec<OsString>) -> Status {
     ARGV.write().unwrap_or_else(PoisonError::into_inner).clone_from(&argv);
     let argv = &argv;
-    let matches = match cli::command_line(commands(), argv).try_get_matches_from(argv) {
+    let matches = match cli::parse(commands(), argv) {
         Ok(matches) => matches,
         Err(error) => return usage(&error),
     };

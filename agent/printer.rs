@@ -52,7 +52,7 @@ impl Printer<'_> {
                 agent_output::log(envelope);
                 Ok(Ended::Whole)
             }
-            cli::Chosen::Common(format) => agent_output::print(envelope, format, &schemas::of(self.command), width),
+            cli::Chosen::Common(format) => agent_output::print(envelope, format, || schemas::of(self.command), width),
             cli::Chosen::Extra(name) => agent_output::print_with(|out| {
                 let mut out = scrub::Lines::new(out, envelope.redaction.level);
                 (self.command.write)(name, envelope, &*answer.data, &mut out)?;

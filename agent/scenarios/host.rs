@@ -75,7 +75,7 @@ pub(crate) fn command(
     if let Some(target) = target.filter(|_| found.target != TargetUse::None) {
         argv.push(format!("--pid={target}").into());
     }
-    let mut matches = cli::command_line(crate::commands(), &argv).try_get_matches_from(&argv).map_err(|error| {
+    let mut matches = cli::parse(crate::commands(), &argv).map_err(|error| {
         let text = error.to_string();
         wrong(text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned())
     })?;

@@ -78,14 +78,19 @@ struct Row<'a> {
 /// # Errors
 ///
 /// When it cannot be written: a full disk, say. A closed pipe is no error.
-pub fn print(envelope: &Printed<'_>, format: Format, schema: &Schema, width: Option<usize>) -> io::Result<Ended> {
+pub fn print(
+    envelope: &Printed<'_>,
+    format: Format,
+    schema: impl FnOnce() -> Schema,
+    width: Option<usize>,
+) -> io::Result<Ended> {
     ended(|out| match format {
         Format::Json => match envelope.data.json() {
             Some(data) if width.is_none() => whole(out, envelope, data),
             _ => json(out, envelope, width.is_some()),
         },
         Format::Ndjson => ndjson(out, envelope),
-        Format::Table => table::write(out, envelope, schema, width),
+        Format::Table => table::write(out, envelope, &schema(), width),
     })
 }
 

@@ -84,9 +84,9 @@ pub struct Layout {
     pub writable_code: Vec<(Range<u64>, Vec<u8>)>,
     /// Where the kernel has mapped its vDSO.
     pub vdso: Option<Range<u64>>,
-    /// All mappings that can be read, joined where they touch: where a stack may
-    /// lie.
-    pub readable: Vec<Range<u64>>,
+    /// All mappings that may be read and written: where a stack may lie. Those of no
+    /// file are joined where they touch.
+    pub stacks: Vec<Range<u64>>,
     /// There were more than [`MAX_MODULES`] files.
     pub truncated: bool,
 }
@@ -100,14 +100,16 @@ impl Layout {
     pub fn of(process: &Process<'_>) -> Result<Self, Failure> {
         let mut layout = Self::default();
         let mut index: HashMap<FileKey, usize> = HashMap::new();
+        let mut may_join = false;
         process.lines("maps", |line| {
             if let Some(found) = mapping(line) {
-                if found.permissions[0] == b'r' {
-                    match layout.readable.last_mut() {
-                        Some(last) if last.end == found.start => last.end = found.end,
-                        _ => layout.readable.push(found.start..found.end),
+                if found.permissions[0] == b'r' && found.is_writable() {
+                    match layout.stacks.last_mut() {
+                        Some(last) if last.end == found.start && may_join && !found.is_file() => last.end = found.end,
+                        _ => layout.stacks.push(found.start..found.end),
                     }
                 }
+                may_join = !found.is_file();
                 let avma = found.start..found.end;
                 if found.is_executable() && found.is_writable() {
                     layout.writable_code.push((avma.clone(), mapping_path(found.name)));

@@ -15,7 +15,7 @@ mod table;
 mod tcp;
 mod words;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use agent_model::{Gap, Gathered, Listing, Reason, Wide};
@@ -171,20 +171,19 @@ fn followed(run: &Run, place: &Place<'_>, options: &Options) -> Result<Gathered<
     Ok(Gathered { data: Listing { rows, summary }, gaps })
 }
 
-/// The sockets of the target's network namespace whose inodes `is_wanted`, by inode,
-/// without their owners; and the gaps of the tables, whose places are `/rows`.
-/// Descriptors are joined with it.
+/// The sockets of the target's network namespace whose inodes are `wanted`, by inode,
+/// without their owners; and the gaps of the tables that were asked, whose places are
+/// `/rows`. Descriptors are joined with it.
 ///
 /// # Errors
 ///
 /// When the network namespace cannot be looked at at all.
-pub fn by_inode(run: &Run, is_wanted: impl Fn(u64) -> bool) -> Result<(HashMap<u64, Box<Socket>>, Vec<Gap>), Failure> {
+pub fn by_inode(run: &Run, wanted: HashSet<u64>) -> Result<(HashMap<u64, Box<Socket>>, Vec<Gap>), Failure> {
     let place = Place::find(run)?;
     let options = Options { no_owners: true, ..Options::default() };
     let mut tables = Tables::new(run, &place, &options);
-    tables.read();
-    let found = tables.rows.into_iter().filter(|row| is_wanted(row.inode));
-    Ok((found.map(|row| (row.inode, Box::new(row))).collect(), tables.gaps))
+    tables.find(wanted);
+    Ok((tables.rows.into_iter().map(|row| (row.inode, Box::new(row))).collect(), tables.gaps))
 }
 
 /// Names the owners of each socket, and leaves out those that only the agent has.

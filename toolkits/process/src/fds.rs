@@ -195,7 +195,7 @@ fn join_sockets(run: &Run, rows: &mut [Noted<Row>], gaps: &mut Vec<Gap>) {
     if wanted.is_empty() {
         return;
     }
-    match sockets::by_inode(run, |inode| wanted.contains_key(&inode)) {
+    match sockets::by_inode(run, wanted.keys().copied().collect()) {
         Ok((mut found, about_tables)) => {
             for row in rows.iter_mut().filter(is_socket) {
                 let Some(inode) = row.value.inode else { continue };

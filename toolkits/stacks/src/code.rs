@@ -22,6 +22,7 @@ use agent_system::memory::Memory;
 use agent_system::{Process, Run};
 
 use crate::frame::Inlined;
+use crate::glimpse::Stacks;
 use crate::go::GoTable;
 use crate::unwind::{Module, Unwinder};
 use known::Identity;
@@ -102,8 +103,8 @@ pub struct CodeMap<'r> {
     codes: Vec<Code<'r>>,
     /// Unwinds its threads.
     pub unwinder: Unwinder<'r>,
-    /// Memory that can be read, joined where it touches.
-    readable: Vec<Range<u64>>,
+    /// Where its stacks may lie.
+    stacks: Arc<Stacks>,
     process: Process<'r>,
     /// What a runtime says of the code that it has made; read when it is asked for.
     perf_map: Option<PerfMap>,
@@ -139,7 +140,7 @@ impl<'r> CodeMap<'r> {
         let mut map = Self {
             codes: Vec::new(),
             unwinder: Unwinder::new(),
-            readable: layout.readable.clone(),
+            stacks: Arc::new(Stacks(layout.stacks.clone())),
             process: process.clone(),
             perf_map: None,
             pages: Rc::default(),
@@ -237,10 +238,9 @@ impl<'r> CodeMap<'r> {
         })
     }
 
-    /// Where the readable memory that holds `address` ends.
-    pub fn readable_end(&self, address: u64) -> Option<u64> {
-        let at = self.readable.partition_point(|range| range.end <= address);
-        self.readable.get(at).filter(|range| range.contains(&address)).map(|range| range.end)
+    /// Where stacks may lie.
+    pub fn stacks(&self) -> &Arc<Stacks> {
+        &self.stacks
     }
 
     /// What is known of the address `avma`.

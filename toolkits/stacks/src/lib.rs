@@ -2,6 +2,7 @@
 
 pub mod code;
 pub mod frame;
+mod glimpse;
 mod go;
 pub mod locks;
 pub mod look;

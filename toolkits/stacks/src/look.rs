@@ -1,7 +1,6 @@
 //! Looking at one thread: without a stop where that can be, with a bounded one
 //! where it must be.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +13,9 @@ use agent_system::{Cause, Directory, Failure, Process, clock};
 use syscalls::Sysno;
 
 use crate::code::CodeMap;
+use crate::glimpse::{Copied, Glimpse, Inner, Pages, Stillness, Waits};
 use crate::unwind::{Register, Registers, Unwound};
-use crate::wait::{self, Wait};
+use crate::wait::Wait;
 
 /// How a stack was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,10 +74,6 @@ impl Seen {
     }
 }
 
-/// How often a thread that keeps moving is tried again without a stop. It is not held
-/// for moving: at that moment it may be in a call that would return EINTR.
-const TRIES: usize = 12;
-
 /// How long is waited for a thread to stop. One that does not sleeps
 /// uninterruptibly.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -90,38 +86,6 @@ const LARGEST_COPY: u64 = 256 << 10;
 /// what each may have in any case.
 const LARGEST_COPIES: u64 = 32 << 20;
 const SMALLEST_COPY: u64 = 16 << 10;
-
-/// Below the stack pointer of a running thread: the red zone of the System V ABI.
-const RED_ZONE: u64 = 128;
-
-/// What a look at waits needs.
-#[derive(Clone, Copy)]
-pub struct Waits<'a, 'r> {
-    /// The process's memory, where it may be read.
-    pub memory: Option<&'a Memory<'r>>,
-    /// `/proc/PID/fd`, where it may be looked at.
-    pub links: Option<&'a Directory<'r>>,
-}
-
-impl Waits<'_, '_> {
-    /// Decodes what a thread waits for. What it reads is only worth something if the
-    /// thread is still in the same call afterwards.
-    pub fn of(&self, blocked: Blocked) -> Option<Wait> {
-        let call = blocked.call?;
-        let name = Sysno::new(usize::try_from(call.number).ok()?)?.name();
-        let mut read = |address: u64, buffer: &mut [u8]| {
-            self.memory.and_then(|memory| memory.read(address, buffer).ok()).unwrap_or(0)
-        };
-        let mut wait = wait::decode(name, &call.arguments, &mut read)?;
-        if let Some(links) = self.links {
-            for descriptor in &mut wait.descriptors {
-                let link = links.link(&descriptor.fd.to_string());
-                descriptor.target = link.ok().map(|link| Text::from_bytes(&link));
-            }
-        }
-        Some(wait)
-    }
-}
 
 /// Looks at threads of one process.
 pub struct Looker<'a, 'r> {
@@ -145,43 +109,23 @@ pub struct Looker<'a, 'r> {
 /// A thread that is held.
 struct Held<'r> {
     stopped: Stopped<'r>,
-    copy: Option<Copy>,
-}
-
-/// What tells that a thread has not run: what it waits in, and the time that it
-/// has spent on a processor (`schedstat`, where the kernel counts it).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stillness {
-    doing: Doing,
-    processor_ns: Vec<u8>,
-}
-
-impl Stillness {
-    /// Whether `thread` has not run since. Without CONFIG_SCHED_INFO the system call
-    /// has to do.
-    pub fn holds(&self, thread: &Directory<'_>) -> bool {
-        stillness(thread).is_ok_and(|now| now == *self)
-    }
-
-    /// That of `thread` now, if it is in the same system call at the same place; it may
-    /// have run meanwhile.
-    pub fn again(&self, thread: &Directory<'_>) -> Option<Self> {
-        stillness(thread).ok().filter(|now| now.doing == self.doing)
-    }
-
-    /// What the thread was blocked in.
-    pub fn blocked(&self) -> Option<Blocked> {
-        match self.doing {
-            Doing::Blocked(blocked) => Some(blocked),
-            Doing::Running => None,
-        }
-    }
+    copy: Option<Copied>,
 }
 
 impl<'r> Looker<'_, 'r> {
     /// Looks at the thread `tid`, whose directory is `thread`.
     pub fn look(&mut self, tid: u32, thread: &Directory<'r>) -> Seen {
-        let mut seen = self.without_stop(thread);
+        let glimpse = self.glimpse(thread);
+        self.look_again(tid, thread, glimpse)
+    }
+
+    fn glimpse(&self, thread: &Directory<'r>) -> Glimpse<Inner> {
+        Inner::of(thread, self.memory, self.code.stacks(), self.waits)
+    }
+
+    /// As [`Looker::look`], with what a first glimpse has shown.
+    pub fn look_again(&mut self, tid: u32, thread: &Directory<'r>, glimpse: Glimpse<Inner>) -> Seen {
+        let mut seen = self.without_stop(thread, glimpse);
         let is_good = seen.stack.as_ref().is_some_and(Unwound::is_complete);
         let is_gone = seen.failure.as_ref().is_some_and(Failure::is_exited);
         let may_stop = match self.policy {
@@ -199,9 +143,8 @@ impl<'r> Looker<'_, 'r> {
             match self.hold(tid, 0) {
                 Ok(mut held) => {
                     self.copy(&mut held, LARGEST_COPY);
-                    let doing = stillness(thread).ok().map(|still| still.doing);
                     held.stopped.let_go();
-                    self.take(&held, doing, &mut seen);
+                    self.take(&held, &mut seen);
                 }
                 // A better stack than the one there is was not to be had.
                 Err(failure) => seen.failure = Some(failure),
@@ -214,7 +157,11 @@ impl<'r> Looker<'_, 'r> {
     /// held. One that cannot be held is read as it is meanwhile; so is one of which
     /// `stats` says that it would not stop.
     pub fn look_at_all(&mut self, threads: &[(u32, Directory<'r>)], stats: &[parse::Stat]) -> Vec<Seen> {
-        let mut all: Vec<Seen> = threads.iter().map(|(_, thread)| self.without_stop(thread)).collect();
+        let without_stop = |(_, thread): &(u32, Directory<'r>)| {
+            let glimpse = self.glimpse(thread);
+            self.without_stop(thread, glimpse)
+        };
+        let mut all: Vec<Seen> = threads.iter().map(without_stop).collect();
         let mut held: Vec<Option<Held<'r>>> = Vec::with_capacity(threads.len());
         let begin_us = clock::boot_us();
         for (((tid, _), stat), seen) in threads.iter().zip(stats).zip(&mut all) {
@@ -243,54 +190,51 @@ impl<'r> Looker<'_, 'r> {
             if let Some(held) = one {
                 // Only this one is of the instant that was asked for.
                 seen.stack = None;
-                self.take(held, None, seen);
+                self.take(held, seen);
             }
         }
         all
     }
 
-    fn without_stop(&mut self, thread: &Directory<'r>) -> Seen {
-        let mut seen = Seen::nothing();
-        for _ in 0..TRIES {
-            let before = match stillness(thread) {
-                Ok(before) => before,
-                Err(failure) => {
-                    seen.failure = Some(failure);
-                    break;
-                }
-            };
-            seen.doing = Some(before.doing);
-            let Doing::Blocked(blocked) = before.doing else { break };
-            let stack = self.unwind_blocked(blocked);
-            let wait = self.waits.and_then(|waits| waits.of(blocked));
-            match stillness(thread) {
-                Ok(after) if after == before => {
-                    seen.method = Method::NoStop;
-                    seen.stack = Some(stack);
-                    seen.wait = wait;
-                    seen.still = Some(before);
-                    break;
-                }
-                // It moved: what was read may be of two moments.
-                Ok(_) => {}
-                Err(failure) => {
-                    seen.failure = Some(failure);
-                    break;
-                }
+    fn without_stop(&mut self, thread: &Directory<'r>, glimpse: Glimpse<Inner>) -> Seen {
+        let Glimpse { doing, failure, moment } = glimpse;
+        let mut seen = Seen { doing, failure, ..Seen::nothing() };
+        let Some((inner, still)) = moment else { return seen };
+        seen.method = Method::NoStop;
+        seen.wait = inner.wait;
+        if let Some(blocked) = still.blocked() {
+            let mut is_deeper = false;
+            let word = |address| inner.stack.word(address).inspect_err(|()| is_deeper = true);
+            seen.stack = Some(self.unwind_blocked(blocked, word));
+            if is_deeper && let Some(((stack, wait), still)) = self.deep(thread) {
+                let doing = still.blocked().map(Doing::Blocked);
+                return Seen { doing, wait, stack: Some(stack), still: Some(still), ..seen };
             }
         }
+        seen.still = Some(still);
         seen
     }
 
-    fn unwind_blocked(&mut self, blocked: Blocked) -> Unwound {
-        let mut pages = Pages::new(self.memory);
+    /// The stack of a thread that is blocked, whose memory is read as unwinding asks for
+    /// it, and what it waits for.
+    fn deep(&mut self, thread: &Directory<'r>) -> Option<((Unwound, Option<Wait>), Stillness)> {
+        let (memory, waits) = (self.memory, self.waits);
+        let glimpse = Glimpse::of(thread, |blocked| {
+            let mut pages = Pages::new(memory);
+            let stack = self.unwind_blocked(blocked, |address| pages.word(address));
+            (stack, waits.and_then(|waits| waits.of(blocked)))
+        });
+        glimpse.moment
+    }
+
+    fn unwind_blocked(&mut self, blocked: Blocked, word: impl FnMut(u64) -> Result<u64, ()>) -> Unwound {
         let mut registers = Registers::new(blocked.pc, blocked.sp);
         if let Some(call) = blocked.call {
             // As the system call was entered with them, in the order of syscall(2).
             let order = [Register::Rdi, Register::Rsi, Register::Rdx, Register::R10, Register::R8, Register::R9];
             registers = order.into_iter().zip(call.arguments).fold(registers, |all, (one, value)| all.with(one, value));
         }
-        self.code.unwinder.unwind(registers, |address| pages.word(address), self.max_frames)
+        self.code.unwinder.unwind(registers, word, self.max_frames)
     }
 
     /// Holds the thread, if there is time left for it. Others have been held for
@@ -309,11 +253,11 @@ impl<'r> Looker<'_, 'r> {
     /// Copies the stack of a thread that is held.
     fn copy(&self, held: &mut Held<'_>, most: u64) {
         let sp = held.stopped.registers[Register::Rsp as usize];
-        held.copy = Some(Copy::of(self.memory, self.code, sp, most));
+        held.copy = Some(Copied::of(self.memory, self.code.stacks(), sp, most));
     }
 
     /// Unwinds what was copied of a thread that was held.
-    fn take(&mut self, held: &Held<'_>, doing: Option<Doing>, seen: &mut Seen) {
+    fn take(&mut self, held: &Held<'_>, seen: &mut Seen) {
         let Some(copy) = &held.copy else { return };
         let raw = held.stopped.registers;
         let (pc, sp) = (raw[Register::Rip as usize], raw[Register::Rsp as usize]);
@@ -326,8 +270,6 @@ impl<'r> Looker<'_, 'r> {
         if is_better {
             seen.stack = Some(stack);
             seen.method = Method::Stopped;
-            // What it did before it was held: being held is our doing.
-            seen.doing = seen.doing.or(doing);
             seen.failure = None;
         }
     }
@@ -361,85 +303,5 @@ fn goes_on_after_a_stop(call: Call, wait: Option<&Wait>) -> bool {
             wait.descriptors.iter().all(|one| one.target.as_ref().is_some_and(is_pipe))
         }),
         _ => false,
-    }
-}
-
-fn stillness(thread: &Directory<'_>) -> Result<Stillness, Failure> {
-    let mut text = Vec::with_capacity(256);
-    thread.read_piece("syscall", &mut text)?;
-    // A thread that has ended has no stack in the kernel any more (lib/syscall.c).
-    if text.trim_ascii() == b"-1 0x0 0x0" {
-        return Err(thread.failure("syscall", Cause::Exited));
-    }
-    let doing = parse::doing(&text)
-        .ok_or_else(|| thread.failure("syscall", agent_system::Cause::Malformed("not as proc_pid_syscall(5) says")))?;
-    let mut schedule = Vec::with_capacity(64);
-    // Without CONFIG_SCHED_INFO there is none, and the system call has to do.
-    let _ = thread.read_piece("schedstat", &mut schedule);
-    // The first word; time in the queue and slices come behind it.
-    schedule.truncate(schedule.iter().position(|b| *b == b' ').unwrap_or(0));
-    Ok(Stillness { doing, processor_ns: schedule })
-}
-
-const PAGE: u64 = 4096;
-
-/// Memory read by the page, as unwinding asks for it.
-struct Pages<'a, 'r> {
-    memory: &'a Memory<'r>,
-    page: u64,
-    bytes: Vec<u8>,
-}
-
-impl<'a, 'r> Pages<'a, 'r> {
-    fn new(memory: &'a Memory<'r>) -> Self {
-        Self { memory, page: u64::MAX, bytes: vec![0; PAGE as usize] }
-    }
-
-    fn word(&mut self, address: u64) -> Result<u64, ()> {
-        let page = address / PAGE;
-        let within = (address % PAGE) as usize;
-        if within + 8 > PAGE as usize {
-            // Across two pages: rare, since stacks are aligned.
-            let mut word = [0; 8];
-            return match self.memory.read(address, &mut word) {
-                Ok(8) => Ok(u64::from_ne_bytes(word)),
-                _ => Err(()),
-            };
-        }
-        if page != self.page {
-            self.page = u64::MAX;
-            match self.memory.read(page * PAGE, &mut self.bytes) {
-                Ok(read) if read == PAGE as usize => self.page = page,
-                _ => return Err(()),
-            }
-        }
-        word_at(&self.bytes, within)
-    }
-}
-
-fn word_at(bytes: &[u8], at: usize) -> Result<u64, ()> {
-    let word = bytes.get(at..at.saturating_add(8)).and_then(|word| word.try_into().ok());
-    word.map(u64::from_ne_bytes).ok_or(())
-}
-
-/// The part of a stack that was copied while its thread was held.
-struct Copy {
-    range: Range<u64>,
-    bytes: Vec<u8>,
-}
-
-impl Copy {
-    fn of(memory: &Memory<'_>, code: &CodeMap<'_>, sp: u64, most: u64) -> Self {
-        let start = sp.saturating_sub(RED_ZONE);
-        let end = code.readable_end(sp).unwrap_or(sp).min(sp.saturating_add(most));
-        let mut bytes = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(0)];
-        let read = memory.read(start, &mut bytes).unwrap_or(0);
-        bytes.truncate(read);
-        Self { range: start..start + read as u64, bytes }
-    }
-
-    fn word(&self, address: u64) -> Result<u64, ()> {
-        let at = address.checked_sub(self.range.start).ok_or(())?;
-        word_at(&self.bytes, usize::try_from(at).map_err(|_| ())?)
     }
 }

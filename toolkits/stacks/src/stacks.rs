@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use agent_model::{Gap, Gathered, Hex, Listing, Noted, Reason, Text};
 use agent_system::memory::Memory;
+use agent_system::parallel::in_halves;
 use agent_system::parse::{self, Call, Doing};
 use agent_system::{Capability, Collector, Directory, Failure, Need, Process, Run};
 use clap::{Args, ValueEnum};
@@ -19,8 +20,9 @@ use syscalls::Sysno;
 
 use crate::code::CodeMap;
 use crate::frame::frames;
+use crate::glimpse::{Glimpse, Inner, Stillness, Waits};
 use crate::locks;
-use crate::look::{Looker, Method, Seen, Stillness, StopPolicy, Waits, can_stop};
+use crate::look::{Looker, Method, Seen, StopPolicy, can_stop};
 use crate::unwind::{EndReason, Unwound};
 
 pub use row::{Row, Summary, Thread};
@@ -157,6 +159,35 @@ struct Inside<'r> {
     code: CodeMap<'r>,
 }
 
+/// Threads that are looked at before the first of them is unwound: their stacks are held
+/// until then.
+const AT_ONCE: usize = 128;
+/// Below this many threads a second one of ours costs more than it gives.
+const WORTH_A_THREAD: usize = 32;
+
+/// What a first look at a thread has shown.
+enum Near<'r> {
+    There(Box<First<'r>>),
+    /// It is gone.
+    Ended,
+    /// There was no time left for it.
+    NotLooked,
+}
+
+struct First<'r> {
+    thread: Directory<'r>,
+    stat: parse::Stat,
+    /// `None` where memory may not be read.
+    glimpse: Option<Glimpse<Inner>>,
+    wait_channel: Option<Vec<u8>>,
+}
+
+/// The function of the kernel that `thread` waits in (`wchan`).
+fn wait_channel(thread: &Directory<'_>) -> Option<Vec<u8>> {
+    let mut text = Vec::with_capacity(512);
+    thread.read_piece("wchan", &mut text).ok().map(|()| text.trim_ascii().to_vec())
+}
+
 struct Dump<'a, 'r> {
     run: &'a Run,
     process: &'a Process<'r>,
@@ -194,14 +225,20 @@ impl<'r> Dump<'_, 'r> {
             return Ok(self.rows_of_one_instant(&tids, inside));
         }
         let mut rows = Vec::with_capacity(tids.len());
-        for (done, tid) in tids.iter().enumerate() {
-            if self.run.is_over() {
-                let detail = format!("{} threads of {} were not looked at", tids.len() - done, tids.len());
-                self.gaps.push(Gap::new("/rows", Reason::LimitReached).detail(detail));
-                break;
+        'all: for (done, some) in tids.chunks(AT_ONCE).enumerate() {
+            let near = self.near(some, inside.as_ref());
+            for (at, (tid, near)) in some.iter().zip(near).enumerate() {
+                match near {
+                    Near::There(near) => rows.push(self.thread(*tid, *near, inside.as_mut())),
+                    Near::Ended => {}
+                    Near::NotLooked => {
+                        let left = tids.len() - done * AT_ONCE - at;
+                        let detail = format!("{left} threads of {} were not looked at", tids.len());
+                        self.gaps.push(Gap::new("/rows", Reason::LimitReached).detail(detail));
+                        break 'all;
+                    }
+                }
             }
-            let Ok(thread) = self.process.thread(*tid) else { continue };
-            rows.extend(self.thread(*tid, &thread, inside.as_mut()));
         }
         if let Some(inside) = &mut inside {
             self.gaps.extend(inside.code.take_limits());
@@ -225,8 +262,10 @@ impl<'r> Dump<'_, 'r> {
         }
         let all = self.looker(inside, StopPolicy::Auto).look_at_all(&threads, &stats);
         let seen = threads.iter().zip(stats).zip(all);
-        let rows =
-            seen.map(|(((tid, thread), stat), seen)| self.row(*tid, thread, &stat, seen, Some(inside))).collect();
+        let rows = seen.map(|(((tid, thread), stat), seen)| {
+            self.row(*tid, thread, &stat, wait_channel(thread), seen, Some(inside))
+        });
+        let rows = rows.collect();
         self.gaps.extend(inside.code.take_limits());
         rows
     }
@@ -250,21 +289,43 @@ impl<'r> Dump<'_, 'r> {
         Ok(Inside { memory, code })
     }
 
-    /// The row of one thread; `None` if it has ended before anything was read.
-    fn thread(&mut self, tid: u32, thread: &Directory<'r>, inside: Option<&mut Inside<'r>>) -> Option<Noted<Row>> {
-        let mut buffer = Vec::with_capacity(512);
-        thread.read_piece("stat", &mut buffer).ok()?;
-        let stat = parse::stat(&buffer)?;
+    /// A first look at each of `tids`: what the kernel says, and the inner part of the stacks of those that are blocked.
+    fn near(&self, tids: &[u32], inside: Option<&Inside<'r>>) -> Vec<Near<'r>> {
+        let (run, process, links) = (self.run, self.process, self.links);
+        // The tables that stacks are unwound with are not for two threads; these are.
+        let inside = inside.map(|inside| (&*inside.memory, &**inside.code.stacks()));
+        in_halves(tids, WORTH_A_THREAD, |tids| {
+            let look = |tid: &u32| {
+                if run.is_over() {
+                    return Near::NotLooked;
+                }
+                let Ok(thread) = process.thread(*tid) else { return Near::Ended };
+                let mut buffer = Vec::with_capacity(512);
+                let stat = thread.read_piece("stat", &mut buffer).ok().and_then(|()| parse::stat(&buffer));
+                let Some(stat) = stat else { return Near::Ended };
+                let glimpse = inside.map(|(memory, stacks)| {
+                    Inner::of(&thread, memory, stacks, Some(Waits { memory: Some(memory), links }))
+                });
+                let wait_channel = wait_channel(&thread);
+                Near::There(Box::new(First { thread, stat, glimpse, wait_channel }))
+            };
+            tids.iter().map(look).collect()
+        })
+    }
+
+    /// The row of one thread.
+    fn thread(&mut self, tid: u32, near: First<'r>, inside: Option<&mut Inside<'r>>) -> Noted<Row> {
+        let First { thread, stat, glimpse, wait_channel } = near;
         let policy = match self.options.stop {
             Stop::Auto | Stop::Consistent if can_stop(stat.state) => StopPolicy::Auto,
             _ => StopPolicy::Never,
         };
         let mut inside = inside;
-        let seen = match &mut inside {
-            Some(inside) => self.looker(inside, policy).look(tid, thread),
-            None => self.without_memory(thread),
+        let seen = match inside.as_mut().zip(glimpse) {
+            Some((inside, glimpse)) => self.looker(inside, policy).look_again(tid, &thread, glimpse),
+            None => self.without_memory(&thread),
         };
-        Some(self.row(tid, thread, &stat, seen, inside))
+        self.row(tid, &thread, &stat, wait_channel, seen, inside)
     }
 
     fn row(
@@ -272,10 +333,10 @@ impl<'r> Dump<'_, 'r> {
         tid: u32,
         thread: &Directory<'r>,
         stat: &parse::Stat,
+        wait_channel: Option<Vec<u8>>,
         mut seen: Seen,
         inside: Option<&mut Inside<'r>>,
     ) -> Noted<Row> {
-        let mut buffer = Vec::with_capacity(128);
         // Where there is none, a gap of the whole says so.
         let has_memory = inside.is_some();
         let frames = inside.map_or_else(Vec::new, |inside| frames(seen.stack.as_ref(), &mut inside.code));
@@ -294,7 +355,6 @@ impl<'r> Dump<'_, 'r> {
             Some(Doing::Blocked(blocked)) => blocked.call,
             _ => None,
         };
-        let wait_channel = thread.read_piece("wchan", &mut buffer).ok().map(|()| buffer.trim_ascii().to_vec());
         let row = Row {
             count: 1,
             state: parse::state_name(stat.state),

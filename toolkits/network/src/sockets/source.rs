@@ -1,6 +1,6 @@
 //! Where the tables come from: sock_diag(7), or `/proc/PID/net`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 
 use agent_model::{Gap, Need, Reason};
@@ -70,70 +70,125 @@ pub(crate) struct Tables<'a, 'r> {
     pub(crate) gaps: Vec<Gap>,
     /// The tables for which sock_diag(7) has failed, and how.
     refused: Vec<(Protocol, Failure)>,
+    /// The inodes that no table has shown yet, where some are looked for.
+    missing: Option<HashSet<u64>>,
 }
 
 /// The protocols of which sock_diag(7) knows more than proc(5).
-const BY_DIAG: [Protocol; 5] = [Protocol::Tcp, Protocol::Mptcp, Protocol::Udp, Protocol::Udplite, Protocol::Unix];
+const BY_DIAG: [Protocol; 6] =
+    [Protocol::Tcp, Protocol::Mptcp, Protocol::Udp, Protocol::Udplite, Protocol::Unix, Protocol::Vsock];
+/// The others.
+const BY_FILES: [Protocol; 4] = [Protocol::Icmp, Protocol::Raw, Protocol::Packet, Protocol::Netlink];
+
+/// What can be asked for tables.
+struct Sources<'r> {
+    /// The protocols that this kernel has (`net/protocols`); none where that cannot be read.
+    known: Vec<Vec<u8>>,
+    /// sock_diag(7), which tells of our own network namespace alone.
+    diag: Option<Result<SockDiag<'r>, Failure>>,
+}
+
+impl<'r> Sources<'r> {
+    fn of(tables: &Tables<'_, 'r>) -> Self {
+        let mut known = Vec::new();
+        let _ = tables.place.net.lines("protocols", |line| {
+            known.extend(line.split(|b| *b == b' ').next().map(<[u8]>::to_vec));
+            ControlFlow::Continue(())
+        });
+        let diag = (tables.place.is_own == Some(true)).then(|| SockDiag::open(tables.run));
+        Self { known, diag }
+    }
+
+    fn knows(&self, name: &str) -> bool {
+        self.known.iter().any(|known| known == name.as_bytes())
+    }
+}
 
 impl<'a, 'r> Tables<'a, 'r> {
     pub(crate) fn new(run: &'r Run, place: &'a Place<'r>, options: &'a Options) -> Self {
-        Self { run, place, options, rows: Vec::new(), sources: BTreeMap::new(), gaps: Vec::new(), refused: Vec::new() }
+        Self {
+            run,
+            place,
+            options,
+            rows: Vec::new(),
+            sources: BTreeMap::new(),
+            gaps: Vec::new(),
+            refused: Vec::new(),
+            missing: None,
+        }
     }
 
     /// Reads all tables that are asked for.
     pub(crate) fn read(&mut self) {
         // First what proc(5) tells as well: the socket by which the rest is asked
         // for is not there yet, and the kernel need not load a module.
-        for protocol in [Protocol::Icmp, Protocol::Raw, Protocol::Packet, Protocol::Netlink] {
+        for protocol in BY_FILES {
             if self.options.wants(protocol) {
                 self.read_files(protocol);
             }
         }
-        let known = self.known_protocols();
-        let knows = |name: &str| known.iter().any(|known| known == name.as_bytes());
-        let mut diag = match self.place.is_own {
-            Some(true) => Some(SockDiag::open(self.run)),
-            _ => None,
-        };
+        let mut sources = Sources::of(self);
         for protocol in BY_DIAG {
-            let is_known = match protocol {
-                Protocol::Mptcp => knows("MPTCP"),
-                Protocol::Udplite => knows("UDP-Lite"),
-                _ => true,
-            };
-            if !self.options.wants(protocol) || !is_known {
-                continue;
+            if self.options.wants(protocol) {
+                self.ask(protocol, &mut sources);
             }
-            let result = match &mut diag {
-                Some(Ok(diag)) => self.ask_kernel(protocol, diag),
-                Some(Err(failure)) => Err(failure.clone()),
-                None => Err(Failure::new("sock_diag", Cause::Unsupported("of another network namespace"))),
-            };
-            if let Err(failure) = result {
-                self.refused.push((protocol, failure));
-                self.read_files(protocol);
-            }
-        }
-        if self.options.wants(Protocol::Vsock) && knows("AF_VSOCK") {
-            self.vsock(diag.as_mut().and_then(|diag| diag.as_mut().ok()));
         }
         self.explain();
     }
 
-    /// The protocols that this kernel has (`net/protocols`); none where that cannot
-    /// be read.
-    fn known_protocols(&self) -> Vec<Vec<u8>> {
-        let mut known = Vec::new();
-        let _ = self.place.net.lines("protocols", |line| {
-            known.extend(line.split(|b| *b == b' ').next().map(<[u8]>::to_vec));
-            ControlFlow::Continue(())
-        });
-        known
+    /// Reads tables until all sockets with these inodes are found, and keeps no other.
+    pub(crate) fn find(&mut self, wanted: HashSet<u64>) {
+        self.missing = Some(wanted);
+        let mut sources = Sources::of(self);
+        // A connection of multipath TCP stands among those of TCP too, with the same inode.
+        const LIKELY_FIRST: [Protocol; 6] =
+            [Protocol::Unix, Protocol::Udp, Protocol::Mptcp, Protocol::Tcp, Protocol::Udplite, Protocol::Vsock];
+        for protocol in LIKELY_FIRST {
+            if self.is_missing_any() {
+                self.ask(protocol, &mut sources);
+            }
+        }
+        for protocol in BY_FILES {
+            if self.is_missing_any() {
+                self.read_files(protocol);
+            }
+        }
+        self.explain();
     }
 
-    fn keep(rows: &mut Vec<Socket>, options: &Options, socket: Option<Socket>) {
+    fn is_missing_any(&self) -> bool {
+        self.missing.as_ref().is_none_or(|missing| !missing.is_empty())
+    }
+
+    /// Reads the table of one of the protocols that sock_diag(7) knows, if this kernel has it.
+    fn ask(&mut self, protocol: Protocol, sources: &mut Sources<'r>) {
+        let is_known = match protocol {
+            Protocol::Mptcp => sources.knows("MPTCP"),
+            Protocol::Udplite => sources.knows("UDP-Lite"),
+            Protocol::Vsock => sources.knows("AF_VSOCK"),
+            _ => true,
+        };
+        if !is_known {
+            return;
+        }
+        if protocol == Protocol::Vsock {
+            return self.vsock(sources.diag.as_mut().and_then(|diag| diag.as_mut().ok()));
+        }
+        let result = match &mut sources.diag {
+            Some(Ok(diag)) => self.ask_kernel(protocol, diag),
+            Some(Err(failure)) => Err(failure.clone()),
+            None => Err(Failure::new("sock_diag", Cause::Unsupported("of another network namespace"))),
+        };
+        if let Err(failure) = result {
+            self.refused.push((protocol, failure));
+            self.read_files(protocol);
+        }
+    }
+
+    fn keep(rows: &mut Vec<Socket>, options: &Options, missing: &mut Option<HashSet<u64>>, socket: Option<Socket>) {
         if let Some(mut socket) = socket
             && options.keeps(&socket)
+            && missing.as_mut().is_none_or(|missing| missing.remove(&socket.inode))
         {
             socket.depth = options.depth();
             rows.push(socket);
@@ -158,7 +213,7 @@ impl<'a, 'r> Tables<'a, 'r> {
         };
         let before = self.rows.len();
         for (index, request) in requests.iter().enumerate() {
-            let rows = &mut self.rows;
+            let (rows, missing) = (&mut self.rows, &mut self.missing);
             let mut answers = 0_u64;
             let result = diag.dump(request, |answer| {
                 answers += 1;
@@ -167,7 +222,7 @@ impl<'a, 'r> Tables<'a, 'r> {
                     Protocol::Vsock => diag::vsock_socket(answer),
                     _ => diag::inet_socket(protocol, options.depth(), answer),
                 };
-                Self::keep(rows, options, socket);
+                Self::keep(rows, options, missing, socket);
             });
             match result {
                 Ok(dumped) if dumped.interrupted => {
@@ -218,7 +273,7 @@ impl<'a, 'r> Tables<'a, 'r> {
         };
         let options = self.options;
         for file in files {
-            let rows = &mut self.rows;
+            let (rows, missing) = (&mut self.rows, &mut self.missing);
             let mut unix = UnixTable::default();
             let result = self.place.net.lines(file, |line| {
                 let socket = match protocol {
@@ -227,10 +282,10 @@ impl<'a, 'r> Tables<'a, 'r> {
                     Protocol::Netlink => table::netlink_socket(line),
                     _ => table::inet_socket(protocol, line),
                 };
-                Self::keep(rows, options, socket);
+                Self::keep(rows, options, missing, socket);
                 ControlFlow::Continue(())
             });
-            Self::keep(rows, options, unix.end());
+            Self::keep(rows, options, missing, unix.end());
             match result {
                 Ok(()) => {
                     self.sources.insert(protocol.name(), "proc");

@@ -9,8 +9,8 @@ use agent_system::{Process, Run, parse};
 
 use super::row::{Row, Thread};
 use crate::frame::Frame;
+use crate::glimpse::{Stillness, Waits};
 use crate::locks::{self, Finding, Party};
-use crate::look::{Stillness, Waits};
 use crate::wait::{self, Threads};
 
 /// What is done when all threads were looked at.
@@ -152,7 +152,7 @@ pub(super) fn join_sockets(run: &Run, rows: &mut [Noted<Row>], gaps: &mut Vec<Ga
     if wanted.is_empty() {
         return;
     }
-    match sockets::by_inode(run, |inode| wanted.contains(&inode)) {
+    match sockets::by_inode(run, wanted) {
         Ok((found, about_tables)) => {
             descriptors(rows, &mut |one| {
                 one.socket = one.socket_inode().and_then(|inode| found.get(&inode)).cloned();
