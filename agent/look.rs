@@ -12,7 +12,7 @@ use std::time::Duration;
 use agent_model::data::{json_bytes, was_refused};
 use agent_model::{Cost, Data, Envelope, Gap, Observed, Reason, Seal, Shown};
 use agent_output::{Ended, Printed};
-use agent_session::redact::{Class, Classes, Counted, Redacted};
+use agent_session::redact::{Class, Classes, Redacted};
 use agent_session::{Entry, Refusal, Session};
 use agent_system::allocator::Last;
 use agent_system::collector::TargetUse;
@@ -152,8 +152,11 @@ impl Shown for Known<'_> {
         self.data.is_absent()
     }
 
-    fn json(&self) -> Option<&[u8]> {
-        self.json.as_deref()
+    fn write_json(&self, to: &mut dyn std::io::Write) -> std::io::Result<()> {
+        match &self.json {
+            Some(json) => to.write_all(json),
+            None => self.data.write_json(to),
+        }
     }
 }
 
@@ -400,7 +403,7 @@ impl<'a> Look<'a> {
         // It counts anew what is removed.
         let sealed = |answer: &Answer| {
             let data = Redacted::new(&*answer.data, redactor, classes, place("data"));
-            agent_model::seal(&Counted(data), kept).context("the answer has no canonical form")
+            data.seal(kept).context("the answer has no canonical form")
         };
         let mut seal = sealed(answer)?;
         let is_less = match fit(answer, most, seal.bytes) {

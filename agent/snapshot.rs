@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use agent_binaries::modules::Modules;
 use agent_memory::maps::Maps;
 use agent_model::data::{LeftOut, json_bytes};
-use agent_model::{Data, Gap, Gathered, Reason};
+use agent_model::{Data, Gap, Gathered, Json, Reason, json};
 use agent_network::sockets::Sockets;
 use agent_process::fds::Fds;
 use agent_process::limits::Limits;
@@ -71,6 +71,10 @@ pub(crate) struct Everything {
 }
 
 impl Data for Everything {
+    fn write(&self, json: &mut Json<'_>) -> Result<(), json::Error> {
+        self.serialize(json)
+    }
+
     fn leave_out(&mut self, excess: u64) -> Option<LeftOut> {
         fn of<D: Data>(part: &mut Option<D>) -> (u64, Option<&mut dyn Data>) {
             let part = part.as_mut().map(|part| part as &mut dyn Data);

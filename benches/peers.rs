@@ -37,7 +37,8 @@ fn start() {
     let peer = agent_targets::compile(source, &["-static", "-O2"]);
     let first_byte = |program: &Path, arguments: &[&str]| {
         let begin = Instant::now();
-        let mut child = Command::new(program).args(arguments).stdout(Stdio::piped()).spawn().expect("starts");
+        let mut child =
+            Command::new(program).args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
         child.stdout.take().expect("piped").read_exact(&mut [0]).expect("a byte");
         let took = begin.elapsed();
         let _ = child.wait();

@@ -82,7 +82,7 @@ fn py_spy() -> PathBuf {
 fn single_stops() {
     let target = Target::new(&mut Command::new(agent_targets::build("spinner", &["-O2"])));
     let mut stops: Vec<u64> = (0..200)
-        .filter_map(|_| answer(&["stacks", "--pid", &target.pid()])["cost"]["target_stopped_us"].as_u64())
+        .filter_map(|_| answer(&["stacks", "--pid", &target.pid()])["cost"]["longest_stop_us"].as_u64())
         .collect();
     stops.sort_unstable();
     println!("\none stop of a running thread: median {} us, p99 {} us", stops[100], stops[197]);

@@ -1,6 +1,6 @@
 //! What is told of a look whose memory is not enough: made before it, since there is none to make it with then.
 
-use agent_model::{AgentInfo, Cost, Data, Envelope, Observed, Seal};
+use agent_model::{AgentInfo, Cost, Data, Envelope, Observed};
 use agent_output::Printed;
 use agent_session::Refusal;
 use agent_session::redact::Redacted;
@@ -34,7 +34,7 @@ impl<'a> Look<'a> {
             return;
         };
         let data = Known { data: Redacted::new(&() as &dyn Data, &redactor, classes, place("data")), json: None };
-        let Ok(Seal { digest, .. }) = agent_model::seal(&data, 0) else { return };
+        let Ok(digest) = agent_model::digest(&data) else { return };
         let start = clock::rfc3339(self.since.wall_us);
         let envelope = Envelope {
             schema: self.command.schema_name(),

@@ -13,9 +13,12 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use serde_json::Serializer;
-use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
+use serde::ser::Error as _;
+use serde_json::Error;
 use sha2::{Digest, Sha256};
+
+use crate::Data;
+use crate::json::{Eye, Json, Place};
 
 /// `sha256:` and the SHA-256, in hex, of the canonical form of `data`.
 ///
@@ -23,8 +26,8 @@ use sha2::{Digest, Sha256};
 ///
 /// When `data` holds a floating-point number (the contract of `data` has none) or
 /// a map whose keys are not strings.
-pub fn digest<T: Serialize + ?Sized>(data: &T) -> Result<String, serde_json::Error> {
-    seal(data, 0).map(|seal| seal.digest)
+pub fn digest<T: Serialize + ?Sized>(data: &T) -> Result<String, Error> {
+    sealed(None, 0, |json| data.serialize(json)).map(|seal| seal.digest)
 }
 
 /// What one pass over data gives.
@@ -38,13 +41,25 @@ pub struct Seal {
     pub json: Option<Vec<u8>>,
 }
 
-/// The digest of `data`, and its JSON if it has no more than `most` bytes. Errors as [`digest`].
-pub fn seal<T: Serialize + ?Sized>(data: &T, most: usize) -> Result<Seal, serde_json::Error> {
+/// The digest of `data` as `eye` shows it, which stands at its place; and its JSON if it has no more than
+/// `most` bytes. Errors as [`digest`].
+pub fn seal(data: &dyn Data, eye: (&dyn Eye, Place), most: usize) -> Result<Seal, Error> {
+    sealed(Some(eye), most, |json| data.write(json))
+}
+
+fn sealed(
+    eye: Option<(&dyn Eye, Place)>,
+    most: usize,
+    mut write: impl FnMut(&mut Json<'_>) -> Result<(), Error>,
+) -> Result<Seal, Error> {
     let mut plain = Plain { bytes: (most > 0).then(Vec::new), most };
     let mut hash = Hash::default();
-    if !write(data, &mut hash, &mut plain, true)? {
+    if !pass(Canonical::sorted(&mut hash, &mut plain, true), eye, &mut write)? {
         hash = Hash::default();
-        write(data, &mut hash, &mut Plain::default(), false)?;
+        if let Some((eye, _)) = eye {
+            eye.restart();
+        }
+        pass(Canonical::sorted(&mut hash, &mut Plain::default(), false), eye, &mut write)?;
     }
     let mut digest = String::from("sha256:");
     for byte in hash.hash.finalize() {
@@ -54,10 +69,35 @@ pub fn seal<T: Serialize + ?Sized>(data: &T, most: usize) -> Result<Seal, serde_
 }
 
 /// The canonical form of `data`. Errors as [`digest`].
-pub fn to_vec<T: Serialize + ?Sized>(data: &T) -> Result<Vec<u8>, serde_json::Error> {
+pub fn to_vec<T: Serialize + ?Sized>(data: &T) -> Result<Vec<u8>, Error> {
     let mut out = Sink(Vec::new());
-    write(data, &mut out, &mut Plain::default(), false)?;
+    pass(Canonical::sorted(&mut out, &mut Plain::default(), false), None, &mut |json| data.serialize(json))?;
     Ok(out.0)
+}
+
+/// Writes the JSON of `data` as `eye` shows it to `to`, with its members as they come.
+///
+/// # Errors
+///
+/// When it cannot be written, or as [`digest`].
+pub fn write_json(data: &dyn Data, eye: (&dyn Eye, Place), to: &mut dyn Write) -> io::Result<()> {
+    let mut json = Json::new(Canonical::plain(to), Some(eye));
+    let written = data.write(&mut json);
+    json.out.finish()?;
+    written.map_err(io::Error::from)
+}
+
+/// Lets `write` write, and all of it go where it belongs; false when it was to be fed early and the order forbade it.
+fn pass<'a>(
+    out: Canonical<'a>,
+    eye: Option<(&'a dyn Eye, Place)>,
+    write: &mut dyn FnMut(&mut Json<'_>) -> Result<(), Error>,
+) -> Result<bool, Error> {
+    let mut json = Json::new(out, eye);
+    write(&mut json)?;
+    let in_order = json.out.in_order;
+    json.out.finish().map_err(Error::io)?;
+    Ok(in_order)
 }
 
 /// So many bytes of rows are held back.
@@ -89,36 +129,21 @@ impl Feed for Hash {
     }
 }
 
-/// Writes `data`; false when it was to be fed early and the order forbade it.
-fn write<T: Serialize + ?Sized>(
-    data: &T,
-    feed: &mut impl Feed,
-    plain: &mut Plain,
-    early: bool,
-) -> Result<bool, serde_json::Error> {
-    let mut canonical = Canonical {
-        out: Vec::with_capacity(4096),
-        plain,
-        objects: Vec::new(),
-        orders: Vec::new(),
-        unused: Vec::new(),
-        spare: Vec::new(),
-        depth: 0,
-        early,
-        in_order: true,
-        feed,
-    };
-    data.serialize(&mut Serializer::with_formatter(io::sink(), &mut canonical))?;
-    let Canonical { out, in_order, feed, .. } = canonical;
-    feed.feed(&out);
-    Ok(in_order)
+/// Where what is written goes.
+enum To<'a> {
+    /// Members put in their order.
+    Sorted(&'a mut dyn Feed),
+    /// Members as they come. Once it cannot be written, nothing more is.
+    Plain(&'a mut dyn Write, io::Result<()>),
 }
 
-struct Canonical<'a, F> {
+/// Takes JSON as it is written.
+pub(crate) struct Canonical<'a> {
+    to: To<'a>,
     /// Written and not yet fed.
     out: Vec<u8>,
     /// All of it as it came, for as long as it has room.
-    plain: &'a mut Plain,
+    plain: Option<&'a mut Plain>,
     /// The open objects, outermost first.
     objects: Vec<Object>,
     /// The order of the last object that ended at each depth: rows are alike.
@@ -130,7 +155,6 @@ struct Canonical<'a, F> {
     depth: usize,
     early: bool,
     in_order: bool,
-    feed: &'a mut F,
 }
 
 struct Object {
@@ -185,25 +209,159 @@ impl Order {
     }
 }
 
-impl<F: Feed> Canonical<'_, F> {
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.out.extend_from_slice(bytes);
-        self.plain.keep(bytes);
+impl<'a> Canonical<'a> {
+    fn new(to: To<'a>, plain: Option<&'a mut Plain>, early: bool) -> Self {
+        Self {
+            to,
+            out: Vec::with_capacity(4096),
+            plain,
+            objects: Vec::new(),
+            orders: Vec::new(),
+            unused: Vec::new(),
+            spare: Vec::new(),
+            depth: 0,
+            early,
+            in_order: true,
+        }
+    }
+
+    fn sorted(feed: &'a mut dyn Feed, plain: &'a mut Plain, early: bool) -> Self {
+        let keeps = plain.bytes.is_some();
+        Self::new(To::Sorted(feed), Some(plain).filter(|_| keeps), early)
+    }
+
+    fn plain(to: &'a mut dyn Write) -> Self {
+        Self::new(To::Plain(to, Ok(())), None, false)
+    }
+
+    fn is_sorted(&self) -> bool {
+        matches!(self.to, To::Sorted(_))
+    }
+
+    /// Lets go of what is left.
+    fn finish(&mut self) -> io::Result<()> {
+        match &mut self.to {
+            To::Sorted(feed) => feed.feed(&self.out),
+            To::Plain(to, written) => {
+                std::mem::replace(written, Ok(()))?;
+                to.write_all(&self.out)?;
+            }
+        }
+        self.out.clear();
         Ok(())
     }
 
-    /// Lets `write` put something where it writes to.
-    fn put_with(&mut self, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+    pub(crate) fn put(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+        if let Some(plain) = &mut self.plain {
+            plain.keep(bytes);
+        }
+    }
+
+    pub(crate) fn begin_object(&mut self) {
+        self.depth += 1;
+        self.put(b"{");
+        if self.is_sorted() {
+            let start = self.out.len();
+            let members = self.unused.pop().unwrap_or_default();
+            self.objects.push(Object { start, members, fed: None });
+        }
+    }
+
+    pub(crate) fn begin_key(&mut self) {
+        let Some(object) = self.objects.last_mut() else {
+            // What was let go of ended with a row.
+            if self.out.last() != Some(&b'{') {
+                self.out.push(b',');
+            }
+            return;
+        };
+        if let Some(plain) = &mut self.plain
+            && !object.members.is_empty()
+        {
+            // Members that are put in order get their commas with it.
+            plain.keep(b",");
+        }
         let start = self.out.len();
-        write(&mut self.out)?;
-        self.plain.keep(&self.out[start..]);
+        object.members.push(Member { start, key_end: start, end: start });
+    }
+
+    pub(crate) fn end_key(&mut self) {
+        let end = self.out.len();
+        if let Some(object) = self.objects.last_mut()
+            && let Some(member) = object.members.last_mut()
+        {
+            member.key_end = end;
+            if let Some(fed) = &object.fed
+                && key_order(fed, &self.out[member.start..end]).is_gt()
+            {
+                self.in_order = false;
+            }
+        }
+        self.put(b":");
+    }
+
+    pub(crate) fn end_value(&mut self) {
+        let end = self.out.len();
+        if let Some(member) = self.objects.last_mut().and_then(|object| object.members.last_mut()) {
+            member.end = end;
+        }
+    }
+
+    pub(crate) fn end_object(&mut self) {
+        self.depth -= 1;
+        if let Some(mut object) = self.objects.pop() {
+            let out = &mut self.out;
+            let depth = self.objects.len();
+            if self.orders.len() <= depth {
+                self.orders.resize_with(depth + 1, Order::default);
+            }
+            self.spare.clear();
+            put_in_order(out, &object.members, object.fed.is_some(), &mut self.orders[depth], &mut self.spare);
+            out.truncate(object.start);
+            out.extend_from_slice(&self.spare);
+            object.members.clear();
+            self.unused.push(object.members);
+        }
+        self.put(b"}");
+    }
+
+    pub(crate) fn begin_array(&mut self) {
+        self.depth += 1;
+        self.put(b"[");
+    }
+
+    /// An item of an array has ended.
+    ///
+    /// # Errors
+    ///
+    /// When what was written has nowhere to go: [`Canonical::finish`] says why.
+    pub(crate) fn end_item(&mut self) -> Result<(), Error> {
+        if self.out.len() < HELD {
+            return Ok(());
+        }
+        match &mut self.to {
+            To::Sorted(_) => self.flush_rows(),
+            To::Plain(to, written) => {
+                *written = to.write_all(&self.out);
+                self.out.clear();
+                if written.is_err() {
+                    return Err(Error::custom("it cannot be written"));
+                }
+            }
+        }
         Ok(())
+    }
+
+    pub(crate) fn end_array(&mut self) {
+        self.depth -= 1;
+        self.put(b"]");
     }
 
     /// Feeds what stands between two rows, where that is enough and where the open objects
     /// hold nothing yet that belongs behind the rows.
     fn flush_rows(&mut self) {
-        if !self.early || self.out.len() < HELD || self.depth != self.objects.len() + 1 {
+        if !self.early || self.depth != self.objects.len() + 1 {
             return;
         }
         let out = &self.out;
@@ -236,7 +394,9 @@ impl<F: Feed> Canonical<'_, F> {
             object.members.push(Member { start: 0, key_end: 0, end: 0 });
         }
         self.spare.extend_from_slice(&out[at..]);
-        self.feed.feed(&self.spare);
+        if let To::Sorted(feed) = &mut self.to {
+            feed.feed(&self.spare);
+        }
         self.out.clear();
     }
 }
@@ -295,166 +455,6 @@ fn key_order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
     }
 }
 
-fn no_floats() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "data must not hold floating-point numbers")
-}
-
-impl<F: Feed> Formatter for &mut Canonical<'_, F> {
-    fn begin_object<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
-        self.depth += 1;
-        self.put(b"{")?;
-        let start = self.out.len();
-        let members = self.unused.pop().unwrap_or_default();
-        self.objects.push(Object { start, members, fed: None });
-        Ok(())
-    }
-
-    fn begin_object_key<W: ?Sized + Write>(&mut self, _: &mut W, first: bool) -> io::Result<()> {
-        if !first {
-            // Members that are put in order get their commas with it.
-            self.plain.keep(b",");
-        }
-        let start = self.out.len();
-        if let Some(object) = self.objects.last_mut() {
-            object.members.push(Member { start, key_end: start, end: start });
-        }
-        Ok(())
-    }
-
-    fn end_object_key<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
-        let end = self.out.len();
-        if let Some(object) = self.objects.last_mut()
-            && let Some(member) = object.members.last_mut()
-        {
-            member.key_end = end;
-            if let Some(fed) = &object.fed
-                && key_order(fed, &self.out[member.start..end]).is_gt()
-            {
-                self.in_order = false;
-            }
-        }
-        Ok(())
-    }
-
-    fn begin_object_value<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
-        self.put(b":")
-    }
-
-    fn end_object_value<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
-        let end = self.out.len();
-        if let Some(member) = self.objects.last_mut().and_then(|object| object.members.last_mut()) {
-            member.end = end;
-        }
-        Ok(())
-    }
-
-    fn end_object<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
-        self.depth -= 1;
-        if let Some(mut object) = self.objects.pop() {
-            let out = &mut self.out;
-            let depth = self.objects.len();
-            if self.orders.len() <= depth {
-                self.orders.resize_with(depth + 1, Order::default);
-            }
-            self.spare.clear();
-            put_in_order(out, &object.members, object.fed.is_some(), &mut self.orders[depth], &mut self.spare);
-            out.truncate(object.start);
-            out.extend_from_slice(&self.spare);
-            object.members.clear();
-            self.unused.push(object.members);
-        }
-        self.put(b"}")
-    }
-
-    fn begin_array<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
-        self.depth += 1;
-        self.put(b"[")
-    }
-
-    fn begin_array_value<W: ?Sized + Write>(&mut self, _: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { self.put(b",") }
-    }
-
-    fn end_array_value<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
-        self.flush_rows();
-        Ok(())
-    }
-
-    fn end_array<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
-        self.depth -= 1;
-        self.put(b"]")
-    }
-
-    fn begin_string<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
-        self.put(b"\"")
-    }
-
-    fn end_string<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
-        self.put(b"\"")
-    }
-
-    fn write_string_fragment<W: ?Sized + Write>(&mut self, _: &mut W, text: &str) -> io::Result<()> {
-        self.put(text.as_bytes())
-    }
-
-    fn write_char_escape<W: ?Sized + Write>(&mut self, _: &mut W, escape: CharEscape) -> io::Result<()> {
-        // The default writes to its writer: let it write to ours.
-        self.put_with(|out| CompactFormatter.write_char_escape(out, escape))
-    }
-
-    fn write_null<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
-        self.put(b"null")
-    }
-
-    fn write_bool<W: ?Sized + Write>(&mut self, _: &mut W, value: bool) -> io::Result<()> {
-        self.put(if value { b"true" } else { b"false" })
-    }
-
-    fn write_i8<W: ?Sized + Write>(&mut self, w: &mut W, value: i8) -> io::Result<()> {
-        self.write_i64(w, value.into())
-    }
-
-    fn write_i16<W: ?Sized + Write>(&mut self, w: &mut W, value: i16) -> io::Result<()> {
-        self.write_i64(w, value.into())
-    }
-
-    fn write_i32<W: ?Sized + Write>(&mut self, w: &mut W, value: i32) -> io::Result<()> {
-        self.write_i64(w, value.into())
-    }
-
-    fn write_i64<W: ?Sized + Write>(&mut self, _: &mut W, value: i64) -> io::Result<()> {
-        self.put_with(|out| CompactFormatter.write_i64(out, value))
-    }
-
-    fn write_u8<W: ?Sized + Write>(&mut self, w: &mut W, value: u8) -> io::Result<()> {
-        self.write_u64(w, value.into())
-    }
-
-    fn write_u16<W: ?Sized + Write>(&mut self, w: &mut W, value: u16) -> io::Result<()> {
-        self.write_u64(w, value.into())
-    }
-
-    fn write_u32<W: ?Sized + Write>(&mut self, w: &mut W, value: u32) -> io::Result<()> {
-        self.write_u64(w, value.into())
-    }
-
-    fn write_u64<W: ?Sized + Write>(&mut self, _: &mut W, value: u64) -> io::Result<()> {
-        self.put_with(|out| CompactFormatter.write_u64(out, value))
-    }
-
-    fn write_f32<W: ?Sized + Write>(&mut self, _: &mut W, _: f32) -> io::Result<()> {
-        Err(no_floats())
-    }
-
-    fn write_f64<W: ?Sized + Write>(&mut self, _: &mut W, _: f64) -> io::Result<()> {
-        Err(no_floats())
-    }
-
-    fn write_raw_fragment<W: ?Sized + Write>(&mut self, _: &mut W, text: &str) -> io::Result<()> {
-        self.put(text.as_bytes())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -497,7 +497,7 @@ mod tests {
             let whole: String = whole.finalize().iter().map(|b| format!("{b:02x}")).collect();
             let plain = value.to_string().into_bytes();
             for (most, json) in [(0, None), (plain.len() - 1, None), (plain.len(), Some(plain.clone()))] {
-                let seal = seal(&value, most).expect("serializable");
+                let seal = sealed(None, most, |json| value.serialize(json)).expect("serializable");
                 assert_eq!((seal.digest, seal.bytes), (format!("sha256:{whole}"), plain.len() as u64));
                 assert!(seal.json == json, "what is kept is what serde_json writes, or nothing");
             }
@@ -540,7 +540,10 @@ mod tests {
         let each: [(&dyn erased_serde::Serialize, bool); 3] = [(&parts, true), (&out_of_order, false), (&small, true)];
         for (value, is_fed_early) in each {
             let mut fed = Sink(Vec::new());
-            assert_eq!(write(value, &mut fed, &mut Plain::default(), true).expect("serializable"), is_fed_early);
+            let in_order = pass(Canonical::sorted(&mut fed, &mut Plain::default(), true), None, &mut |json| {
+                erased_serde::serialize(value, json)
+            });
+            assert_eq!(in_order.expect("serializable"), is_fed_early);
             let whole = to_vec(value).expect("serializable");
             assert!(!is_fed_early || fed.0 == whole);
             let sorted: serde_json::Value = serde_json::from_slice(&whole).expect("JSON");
@@ -560,7 +563,8 @@ mod tests {
         let row = || Row { z: Some("\u{1}\"é"), a: vec![-1, 2], m: [("y", true), ("b", false)].into() };
         let rows = [row(), Row { z: None, a: Vec::new(), m: [].into() }, row()];
         let plain = serde_json::to_vec(&rows).expect("serializable");
-        assert_eq!(seal(&rows, 1 << 10).expect("serializable").json, Some(plain));
+        let seal = sealed(None, 1 << 10, |json| rows.serialize(json)).expect("serializable");
+        assert_eq!(seal.json, Some(plain));
     }
 
     #[test]

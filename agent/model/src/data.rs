@@ -5,13 +5,23 @@ use std::any::Any;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::{Gap, Reason};
+use crate::{Gap, Json, Reason, json};
 
 /// The data of one answer: what is printed, schema'd and digested.
 ///
 /// An answer that is a list has rows, so that NDJSON and tables can take it row
 /// by row; [`Listing`] is that. Another implements this with no method at all.
 pub trait Data: erased_serde::Serialize + Send + Any {
+    /// Writes it as JSON; what has many rows serializes itself, without a trait object
+    /// between it and each of their fields.
+    ///
+    /// # Errors
+    ///
+    /// As a [`crate::digest`] of it, or when the JSON has nowhere to go.
+    fn write(&self, json: &mut Json<'_>) -> Result<(), json::Error> {
+        erased_serde::serialize(self, json)
+    }
+
     /// How many rows there are, or `None` when this data is no list.
     fn row_count(&self) -> Option<usize> {
         None
@@ -107,10 +117,12 @@ pub trait Shown: erased_serde::Serialize {
     /// As [`Data::is_absent`].
     fn is_absent(&self) -> bool;
 
-    /// Its JSON without white space, where it is known already.
-    fn json(&self) -> Option<&[u8]> {
-        None
-    }
+    /// Writes its JSON, without white space.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    fn write_json(&self, to: &mut dyn std::io::Write) -> std::io::Result<()>;
 }
 
 erased_serde::serialize_trait_object!(Shown);
@@ -125,6 +137,10 @@ pub struct Listing<R, S> {
 }
 
 impl<R: Serialize + Send + 'static, S: Serialize + Send + 'static> Data for Listing<R, S> {
+    fn write(&self, json: &mut Json<'_>) -> Result<(), json::Error> {
+        self.serialize(json)
+    }
+
     fn row_count(&self) -> Option<usize> {
         Some(self.rows.len())
     }

@@ -15,14 +15,16 @@ pub mod data;
 pub mod envelope;
 pub mod finding;
 pub mod gap;
+pub mod json;
 pub mod text;
 pub mod values;
 
-pub use canonical::{Seal, digest, seal};
+pub use canonical::{Seal, digest, seal, write_json};
 pub use data::{Data, Gathered, Listing, Noted, Shown};
 pub use envelope::{AgentInfo, Cost, Envelope, Observed, Redaction, RedactionLevel, SessionInfo, Target};
 pub use finding::{Finding, Level, Pointer, Unseen};
 pub use gap::{Gap, Need, Reason};
+pub use json::{Eye, Json, Place};
 pub use text::Text;
 pub use values::{Hex, Wide};
 

@@ -85,10 +85,8 @@ pub fn print(
     width: Option<usize>,
 ) -> io::Result<Ended> {
     ended(|out| match format {
-        Format::Json => match envelope.data.json() {
-            Some(data) if width.is_none() => whole(out, envelope, data),
-            _ => json(out, envelope, width.is_some()),
-        },
+        Format::Json if width.is_none() => whole(out, envelope),
+        Format::Json => json(out, envelope, true),
         Format::Ndjson => ndjson(out, envelope),
         Format::Table => table::write(out, envelope, &schema(), width),
     })
@@ -313,15 +311,15 @@ fn ndjson(out: &mut dyn Write, envelope: &Printed<'_>) -> io::Result<()> {
     json(out, &end, false)
 }
 
-/// Writes `envelope`, whose data has the JSON `data`.
-fn whole(out: &mut dyn Write, envelope: &Printed<'_>, data: &[u8]) -> io::Result<()> {
+/// Writes `envelope`, whose data writes itself.
+fn whole(out: &mut dyn Write, envelope: &Printed<'_>) -> io::Result<()> {
     let is_next = Cell::new(false);
-    let envelope = around(envelope, Hole(&is_next));
-    envelope.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, Filled { data, is_next: &is_next }))?;
+    let filled = Filled { data: envelope.data, is_next: &is_next };
+    around(envelope, Hole(&is_next)).serialize(&mut serde_json::Serializer::with_formatter(&mut *out, filled))?;
     out.write_all(b"\n")
 }
 
-/// Stands for data whose JSON is known: the next null is no null.
+/// Stands for data that writes itself: the next null is no null.
 struct Hole<'a>(&'a Cell<bool>);
 
 impl Serialize for Hole<'_> {
@@ -331,15 +329,15 @@ impl Serialize for Hole<'_> {
     }
 }
 
-/// Writes JSON without white space, and what is known in the place of a [`Hole`].
+/// Writes JSON without white space, and data in the place of a [`Hole`].
 struct Filled<'a> {
-    data: &'a [u8],
+    data: &'a dyn Shown,
     is_next: &'a Cell<bool>,
 }
 
 impl serde_json::ser::Formatter for Filled<'_> {
-    fn write_null<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(if self.is_next.take() { self.data } else { b"null" })
+    fn write_null<W: ?Sized + Write>(&mut self, mut writer: &mut W) -> io::Result<()> {
+        if self.is_next.take() { self.data.write_json(&mut writer) } else { writer.write_all(b"null") }
     }
 }
 

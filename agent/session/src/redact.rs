@@ -21,7 +21,7 @@ use std::sync::Mutex;
 use agent_model::{Gap, Redaction, RedactionLevel, Target, Text};
 pub use classes::{CLASS, Class, Classes, Node, unclassified};
 pub use secrets::Argv;
-pub use serialize::{Counted, Redacted};
+pub use serialize::Redacted;
 use sha2::{Digest as _, Sha256};
 
 /// What redaction does, and what it has removed so far.

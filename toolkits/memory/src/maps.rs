@@ -26,7 +26,7 @@ mod threads;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use agent_model::{Data, Gap, Gathered, Reason};
+use agent_model::{Data, Gap, Gathered, Json, Reason, json};
 use agent_system::{Capability, Cause, Collector, Directory, Failure, Process, Run, Watch, parse};
 use clap::Args;
 use schemars::JsonSchema;
@@ -85,6 +85,10 @@ pub struct Mappings {
 }
 
 impl Data for Mappings {
+    fn write(&self, json: &mut Json<'_>) -> Result<(), json::Error> {
+        self.serialize(json)
+    }
+
     fn row_count(&self) -> Option<usize> {
         self.rows.as_ref().map(Vec::len)
     }

@@ -100,6 +100,16 @@ impl Class {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Node(usize);
 
+impl Node {
+    pub(super) fn at(index: usize) -> Self {
+        Self(index)
+    }
+
+    pub(super) fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// The classes of one kind of envelope.
 #[derive(Debug, Default)]
 pub struct Classes {

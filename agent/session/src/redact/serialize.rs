@@ -1,9 +1,10 @@
 //! Serializing through redaction: every string passes, with the class of its place.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 
-use agent_model::{Data, Shown};
+use agent_model::{Data, Eye, Place, Seal, Shown};
 use serde::ser::{self, Serialize, Serializer};
 
 use super::{Argv, Class, Classes, Node, Redactor};
@@ -49,16 +50,6 @@ impl<T: Serialize + ?Sized> Serialize for Redacted<'_, T> {
     }
 }
 
-/// The same, that counts anew what is removed each time it is serialized: a digest may take it twice.
-pub struct Counted<'a, T: ?Sized>(pub Redacted<'a, T>);
-
-impl<T: Serialize + ?Sized> Serialize for Counted<'_, T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.how.redactor.restart();
-        self.0.serialize(serializer)
-    }
-}
-
 /// Data of a command that is shown through redaction.
 impl Shown for Redacted<'_, dyn Data> {
     fn row_count(&self) -> Option<usize> {
@@ -82,12 +73,96 @@ impl Shown for Redacted<'_, dyn Data> {
         self.value.is_absent()
     }
 
+    fn write_json(&self, to: &mut dyn std::io::Write) -> std::io::Result<()> {
+        let eye = Lens::new(self.how);
+        agent_model::write_json(self.value, (&eye, self.how.node.map(Node::index)), to)
+    }
+
     fn page(&self, width: usize) -> Option<String> {
         // Sentences are made of what was redacted before they were; a name may still stand in one.
         let page = self.value.page(width)?;
         let lines =
             page.split_inclusive('\n').map(|line| super::scrubbed(self.how.redactor.level(), line).into_owned());
         Some(lines.collect())
+    }
+}
+
+impl<'a> Redacted<'a, dyn Data> {
+    /// The digest of what is shown, and its JSON if it has no more than `most` bytes. What was counted as removed
+    /// before is not.
+    ///
+    /// # Errors
+    ///
+    /// As [`agent_model::digest`].
+    pub fn seal(&self, most: usize) -> Result<Seal, serde_json::Error> {
+        let eye = Lens::new(self.how);
+        eye.restart();
+        agent_model::seal(self.value, (&eye, self.how.node.map(Node::index)), most)
+    }
+}
+
+/// Strings as redaction shows them.
+struct Lens<'a> {
+    how: How<'a>,
+    is_off: bool,
+    argv: RefCell<Argv>,
+}
+
+impl<'a> Lens<'a> {
+    fn new(how: How<'a>) -> Self {
+        let is_off = how.redactor.level() == agent_model::RedactionLevel::Off;
+        Self { how, is_off, argv: RefCell::default() }
+    }
+
+    fn class(&self, place: Place) -> Class {
+        self.how.classes.class(place.map(Node::at))
+    }
+}
+
+impl Eye for Lens<'_> {
+    fn restart(&self) {
+        self.how.redactor.restart();
+    }
+
+    fn member(&self, place: Place, name: &str, hint: &mut usize) -> Place {
+        let at = Cell::new(*hint);
+        let (found, _) = self.how.classes.next_field(place.map(Node::at), name, &at);
+        *hint = at.get();
+        found.map(Node::index)
+    }
+
+    fn items(&self, place: Place) -> Place {
+        self.how.classes.items(place.map(Node::at)).map(Node::index)
+    }
+
+    fn begin_list(&self, place: Place) {
+        if self.class(place) == Class::Argv {
+            self.argv.take();
+        }
+    }
+
+    fn text<'t>(&self, place: Place, text: &'t str, is_item: bool) -> Cow<'t, str> {
+        let redactor = self.how.redactor;
+        match self.class(place) {
+            _ if self.is_off => Cow::Borrowed(text),
+            Class::Argv if is_item => redactor.argument(&mut self.argv.borrow_mut(), text),
+            Class::Argv => redactor.argument(&mut Argv::default(), text),
+            class => redactor.text(class, text),
+        }
+    }
+
+    fn leaves(&self, place: Place) -> bool {
+        self.is_off || self.how.redactor.leaves(self.class(place))
+    }
+
+    fn key<'t>(&self, place: Place, key: &'t str, hint: &mut usize) -> (Cow<'t, str>, Place) {
+        let at = Cell::new(*hint);
+        let (found, is_declared) = self.how.classes.next_field(place.map(Node::at), key, &at);
+        *hint = at.get();
+        // The name of a field is ours.
+        let class = if is_declared { Class::Word } else { Class::Name };
+        let shown = if self.is_off { Cow::Borrowed(key) } else { self.how.redactor.text(class, key) };
+        (shown, found.map(Node::index))
     }
 }
 

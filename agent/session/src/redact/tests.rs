@@ -202,3 +202,73 @@ fn a_value_is_redacted_by_the_class_of_its_place() {
     let missing = serde_json::json!({"properties": {"a": {"type": "string"}, "b": {"enum": ["x"], "type": "string"}}});
     assert_eq!(unclassified(&missing), ["/properties/a"]);
 }
+
+/// What is digested and printed in one pass is what the serializer shows, string by string.
+#[test]
+fn the_digest_is_over_what_is_shown() {
+    #[derive(serde::Serialize)]
+    struct Row {
+        pid: u32,
+        argv: Vec<String>,
+        name: &'static str,
+        path: Option<&'static str>,
+        environment: std::collections::BTreeMap<&'static str, &'static str>,
+        #[serde(flatten)]
+        more: std::collections::BTreeMap<&'static str, Vec<&'static str>>,
+        unknown: &'static str,
+        words: (&'static str, &'static str),
+        nested: Option<Box<Row>>,
+    }
+    let row = |nested| Row {
+        pid: 7,
+        argv: words(&"app --password § --port 80 https://u:§@example.org/".replace('§', CANARY)),
+        name: "AKIAIOSFODNN7EXAMPLE",
+        path: Some("/srv/x?token=hunter2-CaNaRy"),
+        environment: [("PGPASSWORD", CANARY), ("password=hunter2-CaNaRy", "x")].into(),
+        more: [("hosts", vec!["10.0.0.1", "db.example"]), ("token=hunter2-CaNaRy", vec!["y"])].into(),
+        unknown: "password=hunter2-CaNaRy",
+        words: ("AKIAIOSFODNN7EXAMPLE", "token"),
+        nested,
+    };
+    let class = |class: &str| serde_json::json!({"type": "string", "x-class": class});
+    let list = |class: &serde_json::Value| serde_json::json!({"type": "array", "items": class});
+    let inner = serde_json::json!({"properties": {
+        "pid": {"type": "integer"},
+        "words": list(&class("word")),
+        "argv": list(&class("argv")),
+        "name": class("name"),
+        "path": class("path"),
+        "environment": {"type": "object", "additionalProperties": class("secret")},
+        "hosts": list(&class("host")),
+    }});
+    let mut row_schema = inner.clone();
+    row_schema["properties"]["nested"] = serde_json::json!({"anyOf": [{"$ref": "#/$defs/Inner"}, {"type": "null"}]});
+    let schema = serde_json::json!({
+        "properties": {"data": {"properties": {
+            "rows": {"type": "array", "items": {"$ref": "#/$defs/Row"}},
+            "summary": class("text"),
+        }}},
+        "$defs": {"Row": row_schema, "Inner": inner},
+    });
+    let classes = Classes::of(&schema);
+    let place = classes.field(Some(classes.root()), "data");
+    let data = agent_model::Listing {
+        rows: vec![row(Some(Box::new(row(None)))), row(None)],
+        summary: format!("password={CANARY}"),
+    };
+    for level in [RedactionLevel::Default, RedactionLevel::Strict, RedactionLevel::Off] {
+        let redactor = redactor(level);
+        let shown = Redacted::new(&data as &dyn agent_model::Data, &redactor, &classes, place);
+        let wanted = serde_json::to_string(&shown).expect("JSON");
+        let removed = redactor.take_report();
+        assert_eq!(wanted.contains(CANARY), level == RedactionLevel::Off, "{wanted}");
+        let seal = shown.seal(1 << 20).expect("a seal");
+        assert_eq!(seal.json.map(|json| String::from_utf8(json).expect("UTF-8")), Some(wanted.clone()));
+        assert_eq!(redactor.take_report(), removed);
+        let value: serde_json::Value = serde_json::from_str(&wanted).expect("JSON");
+        assert_eq!(seal.digest, agent_model::digest(&value).expect("a digest"));
+        let mut written = Vec::new();
+        agent_model::Shown::write_json(&shown, &mut written).expect("written");
+        assert_eq!(String::from_utf8(written).expect("UTF-8"), wanted);
+    }
+}
