@@ -98,18 +98,25 @@ fn known_shares_are_reported_within_three_points() {
 #[test]
 fn a_second_off_the_processor_is_one() {
     let mut target = Child::target("shares", &["-O2"], ["sh"]);
-    let before = spent(&mut target);
     let options =
         ["--for", "5s", "--hz", "300", "--budget", "50", "--stop-budget", "50", "--threads", "--limit", "stop=2s/60s"];
-    let seen = profile(target.pid(), &options);
-    let after = spent(&mut target);
+    // On a busy machine who has slept long enough waits for a processor: its own clock calls that rest.
+    let quiet = (0..5).find_map(|_| {
+        let before = spent(&mut target);
+        let seen = profile(target.pid(), &options);
+        let truth_us = between(&before, &spent(&mut target), "rest_ns") / 1000;
+        let number = |key: &str| seen["data"]["summary"][key].as_u64().expect("a number");
+        (number("run_queue_us") * 50 < number("duration_us")).then_some((seen, truth_us))
+    });
+    let Some((seen, truth)) = quiet else {
+        return skip("a_second_off_the_processor_is_one", "the machine is too busy");
+    };
     let duration = seen["data"]["summary"]["duration_us"].as_u64().expect("a time");
     assert!((5_000_000..5_500_000).contains(&duration), "{duration}");
     let blocked = shares(&seen, "sleeper", "off_cpu", &["block_here"]);
     let got = blocked["block_here"];
     assert!(got.abs_diff(duration) < duration / 100, "{got} of {duration}: {blocked:?}");
     let rest = shares(&seen, "half", "off_cpu", &["rest_here"]);
-    let truth = between(&before, &after, "rest_ns") / 1000;
     // What it rested before the first look and after the last one is in the truth alone: compare the shares.
     let ours = 100.0 * rest["rest_here"] as f64 / duration as f64;
     let wall = seen["cost"]["wall_us"].as_u64().expect("a time").max(duration);

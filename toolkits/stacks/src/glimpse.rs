@@ -212,11 +212,19 @@ impl Inner {
 pub struct Stacks(pub Vec<Range<u64>>);
 
 impl Stacks {
+    fn find(&self, address: u64) -> Option<&Range<u64>> {
+        let at = self.0.partition_point(|range| range.end <= address);
+        self.0.get(at).filter(|range| range.contains(&address))
+    }
+
+    /// Whether one may lie at `address`.
+    pub fn hold(&self, address: u64) -> bool {
+        self.find(address).is_some()
+    }
+
     /// Where the one ends that holds `address`; of one that is not known, its page.
     fn end(&self, address: u64) -> u64 {
-        let at = self.0.partition_point(|range| range.end <= address);
-        let known = self.0.get(at).filter(|range| range.contains(&address)).map(|range| range.end);
-        known.unwrap_or_else(|| (address | (PAGE - 1)).saturating_add(1))
+        self.find(address).map_or_else(|| (address | (PAGE - 1)).saturating_add(1), |range| range.end)
     }
 }
 
@@ -258,7 +266,7 @@ pub(crate) struct Pages<'a, 'r> {
 impl<'a, 'r> Pages<'a, 'r> {
     /// That of a process.
     pub(crate) fn new(memory: &'a Arc<Memory<'r>>) -> Self {
-        Self { memory, page: u64::MAX, bytes: vec![0; PAGE as usize] }
+        Self { memory, page: u64::MAX, bytes: Vec::new() }
     }
 
     /// The word at `address`.
@@ -279,6 +287,7 @@ impl<'a, 'r> Pages<'a, 'r> {
         }
         if page != self.page {
             self.page = u64::MAX;
+            self.bytes.resize(PAGE as usize, 0);
             match self.memory.read(page * PAGE, &mut self.bytes) {
                 Ok(read) if read == PAGE as usize => self.page = page,
                 _ => return Err(()),

@@ -204,7 +204,16 @@ impl<'r> Looker<'_, 'r> {
         seen.wait = inner.wait;
         if let Some(blocked) = still.blocked() {
             let mut is_deeper = false;
-            let word = |address| inner.stack.word(address).inspect_err(|()| is_deeper = true);
+            let (stacks, mut pages) = (Arc::clone(self.code.stacks()), Pages::new(self.memory));
+            let word = |address| match inner.stack.word(address) {
+                Err(()) if stacks.hold(address) => {
+                    is_deeper = true;
+                    Err(())
+                }
+                // Code, which is the same at any moment.
+                Err(()) => pages.word(address),
+                word => word,
+            };
             seen.stack = Some(self.unwind_blocked(blocked, word));
             if is_deeper && let Some(((stack, wait), still)) = self.deep(thread) {
                 let doing = still.blocked().map(Doing::Blocked);
