@@ -125,11 +125,29 @@ struct Place {
     items: Option<usize>,
 }
 
+/// What is known while a schema is read.
+#[derive(Default)]
+struct Known {
+    /// By what refers to it.
+    places: HashMap<String, usize>,
+    /// The places that are not whole yet, outermost first.
+    open: Vec<usize>,
+    /// Which place says the same as one that was not whole, and what class it was given.
+    later: Vec<(usize, usize, Option<Class>)>,
+}
+
 impl Classes {
     /// Those of `schema`, a JSON Schema with [`CLASS`] at its strings.
     pub fn of(schema: &Value) -> Self {
         let mut classes = Self::default();
-        classes.root = classes.place(schema, schema, &mut HashMap::new(), None, 0);
+        let mut known = Known::default();
+        classes.root = classes.place(schema, schema, &mut known, None, 0);
+        // What stands in itself is known now; one may wait for the other.
+        for (index, from, own) in known.later.iter().chain(known.later.iter().rev()) {
+            let mut place = std::mem::take(&mut classes.places[*index]);
+            classes.merge(&mut place, *from, *own);
+            classes.places[*index] = place;
+        }
         classes
     }
 
@@ -174,20 +192,21 @@ impl Classes {
         &mut self,
         root: &Value,
         schema: &Value,
-        known: &mut HashMap<String, usize>,
+        known: &mut Known,
         inherited: Option<Class>,
         depth: usize,
     ) -> usize {
         let own = schema.get(CLASS).and_then(Value::as_str).and_then(Class::of).or(inherited);
         let reference = schema.get("$ref").and_then(Value::as_str);
         let key = reference.map(|name| format!("{name} {own:?}"));
-        if let Some(index) = key.as_ref().and_then(|key| known.get(key)) {
+        if let Some(index) = key.as_ref().and_then(|key| known.places.get(key)) {
             return *index;
         }
         let index = self.places.len();
         self.places.push(Place::default());
+        known.open.push(index);
         if let Some(key) = key {
-            known.insert(key, index);
+            known.places.insert(key, index);
         }
         let mut place = Place { class: own.unwrap_or_else(|| class_of(schema)), ..Place::default() };
         if depth < 64 {
@@ -195,7 +214,11 @@ impl Classes {
             let alternatives = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|key| schema.get(key)?.as_array());
             for other in target.into_iter().chain(alternatives.flatten()) {
                 let from = self.place(root, other, known, own, depth + 1);
-                self.merge(&mut place, from, own);
+                if known.open.contains(&from) {
+                    known.later.push((index, from, own));
+                } else {
+                    self.merge(&mut place, from, own);
+                }
             }
             for (name, field) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
                 let field = self.place(root, field, known, None, depth + 1);
@@ -213,6 +236,7 @@ impl Classes {
             place.items = Some(index);
         }
         self.places[index] = place;
+        known.open.pop();
         index
     }
 

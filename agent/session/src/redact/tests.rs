@@ -232,7 +232,7 @@ fn the_digest_is_over_what_is_shown() {
     };
     let class = |class: &str| serde_json::json!({"type": "string", "x-class": class});
     let list = |class: &serde_json::Value| serde_json::json!({"type": "array", "items": class});
-    let inner = serde_json::json!({"properties": {
+    let members = serde_json::json!({"properties": {
         "pid": {"type": "integer"},
         "words": list(&class("word")),
         "argv": list(&class("argv")),
@@ -240,20 +240,20 @@ fn the_digest_is_over_what_is_shown() {
         "path": class("path"),
         "environment": {"type": "object", "additionalProperties": class("secret")},
         "hosts": list(&class("host")),
+        // A type that holds itself.
+        "nested": {"anyOf": [{"$ref": "#/$defs/Row"}, {"type": "null"}]},
     }});
-    let mut row_schema = inner.clone();
-    row_schema["properties"]["nested"] = serde_json::json!({"anyOf": [{"$ref": "#/$defs/Inner"}, {"type": "null"}]});
     let schema = serde_json::json!({
         "properties": {"data": {"properties": {
             "rows": {"type": "array", "items": {"$ref": "#/$defs/Row"}},
             "summary": class("text"),
         }}},
-        "$defs": {"Row": row_schema, "Inner": inner},
+        "$defs": {"Row": members},
     });
     let classes = Classes::of(&schema);
     let place = classes.field(Some(classes.root()), "data");
     let data = agent_model::Listing {
-        rows: vec![row(Some(Box::new(row(None)))), row(None)],
+        rows: vec![row(Some(Box::new(row(Some(Box::new(row(None))))))), row(None)],
         summary: format!("password={CANARY}"),
     };
     for level in [RedactionLevel::Default, RedactionLevel::Strict, RedactionLevel::Off] {
