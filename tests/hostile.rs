@@ -434,3 +434,39 @@ fn a_file_system_that_does_not_answer_holds_nobody_up() {
     let env = common::json(["env", "--pid", &pid, "--allow-gaps"]);
     assert_eq!((rows(&env).len(), &gaps_at(&env, "/rows")[0]["reason"]), (0, &json!("unsupported")), "{env}");
 }
+
+/// A pod whose limit of processes is reached has no thread for us either.
+#[test]
+fn without_a_second_thread_everything_is_seen_by_the_first() {
+    let name = "without_a_second_thread_everything_is_seen_by_the_first";
+    if !is_root() || !common::has_tool("setpriv") || !common::has_tool("prlimit") {
+        return skip(name, "needs root, setpriv and prlimit");
+    }
+    const USER: [&str; 3] = ["--reuid=65511", "--regid=65511", "--clear-groups"];
+    let script = "import json, os, socket, threading, time\n\
+        for n in range(40): threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n\
+        held = [os.open('/dev/null', 0) for n in range(600)]\n\
+        one = socket.socket(); one.bind(('127.0.0.1', 0)); one.listen()\n\
+        print(json.dumps({'port': one.getsockname()[1]}), flush=True)\n\
+        print('\"ready\"', flush=True)\n\
+        input()\n";
+    let target = Child::ready(Command::new("setpriv").args(USER).args(["/usr/bin/python3", "-c", script]));
+    let pid = target.pid().to_string();
+    let installed = common::Installed::new();
+    // It counts all threads of the user: there is none left.
+    let alone = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(USER).args(["prlimit", "--nproc=1:1"]).arg(installed.path()).args(args).args(["-o", "json"]);
+        let answer = Answer::of(&mut command);
+        assert!(matches!(answer.status, 0 | 3), "{args:?}: {}: {}", answer.status, answer.stderr);
+        answer.json()
+    };
+    let stacks = alone(&["stacks", "--pid", &pid, "--stop", "never"]);
+    assert_eq!(stacks["data"]["summary"]["threads"], 41, "{}", stacks["data"]["summary"]);
+    assert!(rows(&alone(&["fds", "--pid", &pid])).len() > 600);
+    let port = target.truth.iter().find_map(|said| said["port"].as_u64()).expect("a port");
+    let sockets = alone(&["sockets", "--protocol", "tcp", "--listening"]);
+    let listener = rows(&sockets).iter().find(|row| row["local_port"] == port);
+    let listener = listener.unwrap_or_else(|| panic!("{port}: {}", sockets["data"]));
+    assert_eq!(listener["owners"][0]["pid"], target.pid(), "{listener}");
+}

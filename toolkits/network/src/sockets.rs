@@ -119,7 +119,8 @@ load its modules tcp_diag, udp_diag and unix_diag, as ss(8) does.
         let mut tables = Tables::new(run, &place, options);
         match &walk {
             Some(walk) => std::thread::scope(|scope| {
-                scope.spawn(|| walk.work());
+                // Where no thread may be had, all of the walk is ours.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, || walk.work());
                 tables.read();
                 walk.work();
             }),

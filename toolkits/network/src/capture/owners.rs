@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::Scope;
+use std::thread::{Builder, Scope};
 
-use agent_model::Gap;
+use agent_model::{Gap, Reason};
 use agent_session::redact::{Class, Redactor};
 use agent_system::sock_diag::SockDiag;
 use agent_system::{Failure, Run, capture, clock};
@@ -258,6 +258,8 @@ pub(crate) struct Owners {
     /// New flows whose owners the table does not know.
     wanted: Vec<Wanted>,
     next_us: u64,
+    /// No thread could be had: the first table is the only one.
+    is_alone: bool,
 }
 
 impl Owners {
@@ -267,7 +269,7 @@ impl Owners {
         let (tell, answer) = channel();
         let mut known = table.bare();
         // It ends when the other end of either channel is gone.
-        scope.spawn(move || {
+        let spawned = Builder::new().spawn_scoped(scope, move || {
             while let Ok(wanted) = asked.recv() {
                 let table = known.again(run, &wanted);
                 known = table.bare();
@@ -276,7 +278,7 @@ impl Owners {
                 }
             }
         });
-        Self { table, ask, answer, is_asked: false, wanted: Vec::new(), next_us: 0 }
+        Self { table, ask, answer, is_asked: false, wanted: Vec::new(), next_us: 0, is_alone: spawned.is_err() }
     }
 
     /// Gaps for the processes whose descriptors could not be read.
@@ -284,6 +286,10 @@ impl Owners {
         let mut gaps = self.table.world.holders.gaps(run);
         let failures = self.table.failure.iter().chain(&self.table.world.failure);
         gaps.extend(failures.map(|failure| run.gap("/rows", failure)));
+        if self.is_alone {
+            let detail = "no thread could be started to look for the owners of flows that came later";
+            gaps.push(Gap::new("/rows", Reason::Unsupported).detail(detail));
+        }
         gaps
     }
 
