@@ -8,6 +8,8 @@
 //! Every value remembers where in the artifacts it stands, and what was looked for and is missing is remembered too. That is
 //! what makes a finding's evidence, and what tells "it is not so" from "it could not be seen".
 
+#[cfg(test)]
+mod differential;
 mod eval;
 mod functions;
 mod parse;
