@@ -95,7 +95,9 @@ fn wherever_the_disk_of_the_audit_is_full_nothing_is_done_that_is_not_recorded()
         let log = std::fs::read(directory.path().join(format!("log.{left}"))).expect("a log");
         let is_whole = verify(&log, None).chains.first().is_some_and(|chain| chain.verdict == Verdict::Whole);
         let has_begun = of_kind(&lines(&String::from_utf8_lossy(&log)), "action.start").len() == 1;
-        assert_eq!(code, if is_whole { 0 } else { 4 }, "{left} bytes are left");
+        // Where the last byte has no room, all is there that a reader needs, and the agent says that something is not.
+        let is_written = is_whole && log.ends_with(b"\n");
+        assert_eq!(code, if is_written { 0 } else { 4 }, "{left} bytes are left");
         assert!(printed == 0 || has_begun, "{left} bytes are left: it was done, and not announced");
         seen.insert((is_whole, has_begun, printed > 0));
     }

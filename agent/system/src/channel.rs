@@ -179,12 +179,14 @@ impl Channel {
         let mut message = vec![0; LONGEST_MESSAGE];
         loop {
             match rustix::io::read(&*self.socket, &mut message) {
-                Ok(0) | Err(Errno::CONNRESET) => return Ok(None),
+                Ok(0) => return Ok(None),
+                // The other end has gone and left something of ours unread. The kernel says so once, and before it gives out
+                // what came from there until then (unix_release_sock, __skb_try_recv_datagram).
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Ok(length) => {
                     message.truncate(length);
                     return Ok(Some(message));
                 }
-                Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) if wait(self.as_fd(), PollFlags::IN, until)? => {}
                 Err(Errno::AGAIN) if patience.is_none() => until += Duration::from_secs(3600),
                 Err(Errno::AGAIN) => return Err(ErrorKind::TimedOut.into()),
@@ -244,8 +246,8 @@ impl Channel {
                     message.truncate(received.bytes);
                     return Ok(Some((message, files)));
                 }
-                Err(Errno::CONNRESET) => return Ok(None),
-                Err(Errno::INTR) => {}
+                // As in `receive`.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) if wait(self.as_fd(), PollFlags::IN, until)? => {}
                 Err(Errno::AGAIN) => return Err(ErrorKind::TimedOut.into()),
                 Err(errno) => return Err(errno.into()),
@@ -277,5 +279,50 @@ impl Channel {
     pub fn peer(&self) -> Option<Peer> {
         let peer = rustix::net::sockopt::socket_peercred(&*self.socket).ok()?;
         Some(Peer { pid: peer.pid.as_raw_nonzero().get().cast_unsigned(), uid: peer.uid.as_raw() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    /// Two ends of a channel: who takes connections, and who has connected.
+    fn pair(name: &str) -> (Channel, Channel) {
+        let name = format!("agent-channel-{name}-{}", std::process::id());
+        let listener = Listener::bind(&name).expect("a name");
+        let theirs = Channel::connect(&name, SOON).expect("connects");
+        (listener.accept().expect("accepts").expect("a connection"), theirs)
+    }
+
+    /// As when the program ends.
+    fn close(channel: &mut Channel) {
+        // SAFETY: it is dropped once, and not used thereafter; a channel of one who has connected does not drop it.
+        unsafe { ManuallyDrop::drop(&mut channel.socket) };
+    }
+
+    #[test]
+    fn last_words_arrive_from_an_end_that_left_an_answer_unread() {
+        let (ours, mut theirs) = pair("last");
+        theirs.send(b"first", SOON).expect("sends");
+        assert_eq!(ours.receive(Some(SOON)).expect("receives"), Some(b"first".to_vec()));
+        ours.send(b"an answer", SOON).expect("sends");
+        theirs.send(b"last", SOON).expect("sends");
+        close(&mut theirs);
+        assert_eq!(ours.receive(Some(SOON)).expect("receives"), Some(b"last".to_vec()));
+        assert_eq!(ours.receive(Some(SOON)).expect("receives"), None);
+    }
+
+    #[test]
+    fn files_arrive_from_an_end_that_left_a_message_unread() {
+        let (ours, theirs) = pair("files");
+        theirs.send(b"asked", SOON).expect("sends");
+        let file = std::fs::File::open("/dev/null").expect("a file");
+        ours.send_files(b"given", &[file.as_fd()], SOON).expect("sends");
+        drop(ours);
+        let (message, files) = theirs.receive_files(SOON).expect("receives").expect("a message");
+        assert_eq!((message.as_slice(), files.len()), (&b"given"[..], 1));
+        assert!(theirs.receive_files(SOON).expect("receives").is_none());
     }
 }

@@ -83,7 +83,8 @@ window, losses, rates); --info adds the rest of tcp_info and the memory of each 
 The same state gives the same answer: what ticks although nothing happens (the time
 until a timer goes off, the time since data came, the time that a connection was busy)
 is left out unless --volatile is given, and so are the counters of the namespace
-(--counters), which move with any traffic.
+(--counters), which move with any traffic; what the kernel counts for all namespaces of
+the machine together (orphans, memory) takes both.
 
 The kernel is asked through sock_diag(7); where that is refused, or the target has
 another network namespace, the tables of /proc/PID/net answer, which know less:
@@ -148,7 +149,7 @@ load its modules tcp_diag, udp_diag and unix_diag, as ss(8) does.
         let mut summary = summarize(&rows, &place, sources);
         if options.counters {
             let (counters, failures) = Counters::read(&place.net);
-            summary.counters = Some(counters);
+            summary.counters = Some(if options.volatile { counters } else { counters.without_machine() });
             gaps.extend(failures.iter().map(|failure| run.gap("/summary/counters", failure)));
         }
         Ok(Gathered { data: Listing { rows, summary }, gaps })
