@@ -4,9 +4,12 @@
 mod common;
 #[path = "hold/console.rs"]
 mod console;
+#[path = "hold/intruder.rs"]
+mod intruder;
+#[path = "hold/killed.rs"]
+mod killed;
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use agent_pod::{DebugContainer, DebugSpec, FileCaps, Image, Output, Pod, PodSpec, Profile};
 use agent_session::audit::{Verdict, verify};
@@ -269,55 +272,6 @@ fn a_session_ends_at_its_deadline_and_what_runs_is_told() {
 }
 
 #[test]
-fn a_command_that_is_killed_is_lost_and_the_session_goes_on() {
-    let Some((pod, hold)) = held("a_command_that_is_killed_is_lost", &["--ttl", "5m"]) else { return };
-    std::thread::scope(|scope| {
-        let profile = scope.spawn(|| exec(&pod, &hold, &["profile", "--for", "50s"]));
-        hold.stdout().wait_for("\"command\":\"profile\"", SOON).expect("its beginning");
-        let status = answer(&exec(&pod, &hold, &["status"]));
-        let pid = rows(&status)[0]["pid"].as_u64().expect("a pid");
-        kill_in(&pod, pid);
-        let ended = profile.join().expect("a thread");
-        assert_ne!(ended.exit_code, 0);
-    });
-    wait_until("the hold to notice", SOON, || hold.stdout().text().contains("\"lost\":true"));
-    let ps = exec(&pod, &hold, &["ps"]);
-    assert_eq!(ps.exit_code, 0, "{}", ps.stderr_text());
-    hold.signal(agent_pod::Signal::TERM);
-    let (code, records, text, receipt) = ended(hold);
-    assert_eq!((code, verify(text.as_bytes(), None).chains[0].verdict), (0, Verdict::Whole));
-    assert_eq!(of_kind(&records, "session.close")[0]["data"]["why"], "it was ended by SIGTERM");
-    assert_eq!(receipt["verdicts"], json!({"0": 2, "1": 1}));
-}
-
-/// Kills the process with the number `pid` in the pod's pid namespace.
-fn kill_in(pod: &Pod, pid: u64) {
-    let (_, outer) = processes(pod)
-        .into_iter()
-        .find(|(inner, _)| *inner == pid)
-        .unwrap_or_else(|| panic!("no process has the number {pid} in the pod"));
-    common::signal(outer, nix::sys::signal::Signal::SIGKILL);
-}
-
-#[test]
-fn where_the_hold_is_killed_its_commands_end_and_its_chain_is_cut_short() {
-    let Some((pod, hold)) = held("where_the_hold_is_killed", &["--ttl", "5m"]) else { return };
-    assert_eq!(exec(&pod, &hold, &["ps"]).exit_code, 0);
-    let began = std::time::Instant::now();
-    std::thread::scope(|scope| {
-        let profile = scope.spawn(|| exec(&pod, &hold, &["profile", "--for", "50s"]));
-        hold.stdout().wait_for("\"command\":\"profile\"", SOON).expect("its beginning");
-        hold.signal(agent_pod::Signal::KILL);
-        let _ = profile.join().expect("a thread");
-    });
-    assert!(began.elapsed() < Duration::from_secs(40), "the command ends with the hold");
-    let (_, _, text, left) = ended(hold);
-    assert_eq!(verify(text.as_bytes(), None).chains[0].verdict, Verdict::Truncated);
-    // What is left says how far it came, but for a record that was just written.
-    assert!(left["hold"]["count"].as_u64().is_some_and(|count| count >= 4), "{left}");
-}
-
-#[test]
 fn there_is_one_hold_in_a_container_and_no_session_without_end() {
     let Some((pod, hold)) = held("there_is_one_hold_in_a_container", &["--ttl", "5m"]) else { return };
     let second = exec(&pod, &hold, &["hold"]);
@@ -366,148 +320,6 @@ fn no_more_is_shown_and_no_more_commands_run_than_the_session_allows() {
     // The profile, which the end has cut off, and told.
     let close = &of_kind(&records, "session.close")[0]["data"];
     assert_eq!((&close["why"], &close["cut_off"], &close["undone"]), (&json!("agent end"), &json!([4]), &json!([])));
-}
-
-/// Connects to each socket of an agent in the network namespace, with the target's own rights, and says what came of it.
-const INTRUDER: &str = r#"
-import json, os, re, socket
-names = {line.split()[-1][1:] for line in open('/proc/net/unix') if '@agent-' in line}
-told = []
-for name in sorted(names):
-    for messages in ([b'{"hello":{"nonce":"00"}}', b'{"begin":{"proof":"00","command":"ps","redaction":"off"}}',
-                      b'{"record":{"kind":"action.start","data":{"action":1}}}'],
-                     [b'{"hello":{"nonce":"00"}}', b'{"take":{"proof":"00"}}'], [b'\xff' * 60000], [b'{}']):
-        s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        s.connect('\0' + name)
-        s.settimeout(5)
-        answers = []
-        for message in messages:
-            try:
-                s.send(message)
-                answers.append(s.recv(70000).decode())
-            except OSError as error:
-                answers.append(type(error).__name__)
-        told.append(answers)
-        s.close()
-    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        s.bind('\0' + name)
-        told.append('squatted')
-    except OSError:
-        told.append('taken')
-readable = []
-for pid in filter(str.isdigit, os.listdir('/proc')):
-    try:
-        if open(f'/proc/{pid}/comm').read() == 'agent\n':
-            readable.append('there')
-            for path in ('mem', 'environ', 'root/dev/termination-log', 'fd'):
-                try:
-                    os.listdir(f'/proc/{pid}/{path}') if path == 'fd' else open(f'/proc/{pid}/{path}', 'rb').read(1)
-                    readable.append(path)
-                except OSError:
-                    pass
-    except OSError:
-        pass
-print(json.dumps([sorted(names), told, readable]), flush=True)
-"#;
-
-#[test]
-fn the_target_can_neither_read_nor_squat_nor_speak_in_it() {
-    let name = "the_target_can_neither_read_nor_squat";
-    if !is_root() {
-        return skip(name, "a pod needs root");
-    }
-    if !common::has_tool("python3") {
-        return skip(name, "there is no python3");
-    }
-    // The target has the uid of the agent, and looks when it is told to.
-    let script = format!(
-        "echo ready; while [ ! -e /tmp/go ]; do sleep 0.1; done; python3 -c '{}'; sleep 1000",
-        INTRUDER.replace('\'', "'\\''")
-    );
-    let spec = PodSpec::new("intruder", ["sh", "-c", &script]).pod_user(65532, 65532);
-    let pod = Pod::start(spec).expect("a pod");
-    pod.wait_for_output("ready", SOON).expect("a target");
-    let hold = hold(&pod, Profile::General, &["--ttl", "5m"]);
-    let root = format!("/proc/{}/root/tmp/go", pod.target_pid().as_raw_nonzero().get());
-    std::fs::write(root, "").expect("a file in the target's /tmp");
-    pod.wait_for_output("]]", SOON).or_else(|_| pod.wait_for_output("[]]", SOON)).expect("what came of it");
-    let text = pod.stdout().text();
-    let line = text.lines().find(|line| line.starts_with("[[")).expect("what came of it");
-    let told: Value = serde_json::from_str(line).expect("JSON");
-    assert_eq!(told[0].as_array().map(Vec::len), Some(1), "one hold is seen: {told}");
-    let answers = told[1].as_array().expect("answers");
-    // It gets a number and a proof that is worth nothing to it, and not one word more.
-    assert!(answers[0][0].as_str().is_some_and(|answer| answer.starts_with("{\"challenge\"")), "{told}");
-    for answer in answers[..4].iter().flat_map(|answers| answers.as_array().expect("answers")) {
-        let answer = answer.as_str().expect("text");
-        assert!(!["welcome", "recorded", "kept"].iter().any(|word| answer.contains(word)), "{told}");
-    }
-    assert_eq!(answers[4], "taken");
-    assert_eq!(told[2], json!(["there"]), "nothing of the agent's can be read");
-    let status = answer(&exec(&pod, &hold, &["status"]));
-    assert_eq!(status["data"]["summary"]["strangers"], 4);
-    assert_eq!(exec(&pod, &hold, &["end"]).exit_code, 0);
-    let (_, records, text, _) = ended(hold);
-    assert_eq!(verify(text.as_bytes(), None).chains[0].verdict, Verdict::Whole);
-    assert_eq!(of_kind(&records, "authz.deny").len(), 4);
-    assert_eq!(of_kind(&records, "action.start").len(), 2, "only status and end");
-}
-
-/// Opens connections to the hold without end, from several processes: some say nothing, some begin to prove themselves.
-const FLOOD: &str = r#"
-import os, socket
-names = {line.split()[-1][1:] for line in open('/proc/net/unix') if '@agent-' in line}
-for _ in range(3):
-    if os.fork() == 0:
-        break
-kept = []
-count = 0
-while True:
-    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    s.setblocking(False)
-    try:
-        s.connect('\0' + sorted(names)[0])
-        if count % 2:
-            s.send(b'{"hello":{"nonce":"00"}}')
-        kept.append(s)
-        count += 1
-        if len(kept) > 300:
-            kept.pop(0).close()
-        if count == 500:
-            print('flooded', flush=True)
-    except OSError:
-        s.close()
-"#;
-
-#[test]
-fn a_target_that_takes_all_connections_keeps_no_command_out() {
-    let name = "a_target_that_takes_all_connections";
-    if !is_root() {
-        return skip(name, "a pod needs root");
-    }
-    if !common::has_tool("python3") {
-        return skip(name, "there is no python3");
-    }
-    let script = format!(
-        "echo ready; while [ ! -e /tmp/go ]; do sleep 0.1; done; exec python3 -c '{}'",
-        FLOOD.replace('\'', "'\\''")
-    );
-    let pod = Pod::start(PodSpec::new("flood", ["sh", "-c", &script]).pod_user(65532, 65532)).expect("a pod");
-    pod.wait_for_output("ready", SOON).expect("a target");
-    let hold = hold(&pod, Profile::General, &["--ttl", "5m"]);
-    let root = format!("/proc/{}/root/tmp/go", pod.target_pid().as_raw_nonzero().get());
-    std::fs::write(root, "").expect("a file in the target's /tmp");
-    pod.wait_for_output("flooded", SOON).expect("a flood");
-    for _ in 0..5 {
-        let limits = exec(&pod, &hold, &["limits", "--allow-gaps"]);
-        assert_eq!(limits.exit_code, 0, "{}", limits.stderr_text());
-        assert!(!limits.stderr_text().contains("session.open"), "it is part of the session");
-    }
-    assert_eq!(exec(&pod, &hold, &["end"]).exit_code, 0);
-    let (_, records, text, _) = ended(hold);
-    assert_eq!(verify(text.as_bytes(), None).chains[0].verdict, Verdict::Whole);
-    assert_eq!(of_kind(&records, "action.end").len(), 6);
 }
 
 #[test]
@@ -612,71 +424,4 @@ fn where_nobody_reads_the_log_nothing_more_is_done() {
     // The runtime passes the log on, and waits for who reads it.
     std::io::Read::read_to_end(&mut log, &mut Vec::new()).expect("the rest of the log");
     assert_eq!(hold.wait(SOON).expect("its end").exit_code, 4);
-}
-
-#[test]
-fn a_command_that_began_before_the_hold_does_not_hide_it() {
-    let name = "a_command_that_began_before";
-    if !is_root() {
-        return skip(name, "a pod needs root");
-    }
-    let pod = Pod::start(PodSpec::new(name, ["sh", "-c", "echo ready; sleep 1000"])).expect("a pod");
-    pod.wait_for_output("ready", SOON).expect("a target");
-    let spec = DebugSpec::new(&IMAGE, Profile::General, ["agent", "profile", "--for", "10m"]).target();
-    let container = pod.debug_spawn(spec).expect("a container");
-    container.stderr().wait_for("action.start", SOON).expect("its beginning");
-    std::thread::scope(|scope| {
-        let early = scope.spawn(|| exec(&pod, &container, &["profile", "--for", "3s"]));
-        let is_there = |outer: u32| {
-            std::fs::read(format!("/proc/{outer}/status"))
-                .is_ok_and(|text| text.windows(11).any(|w| w == b"Seccomp:\t2\n"))
-                && std::fs::read(format!("/proc/{outer}/cmdline")).is_ok_and(|line| line.ends_with(b"--for\x003s\0"))
-        };
-        wait_until("its confinement", SOON, || processes(&pod).into_iter().any(|(_, outer)| is_there(outer)));
-        let hold = scope.spawn(|| exec(&pod, &container, &["hold", "--ttl", "5m"]));
-        wait_until("the hold", SOON, || exec(&pod, &container, &["status"]).exit_code == 0);
-        // It ends alone, and leaves its receipt in the place of the hold.
-        assert!(early.join().expect("a thread").stderr_text().contains("session.close"));
-        wait_until("the hold to be found", SOON, || exec(&pod, &container, &["end"]).exit_code == 0);
-        hold.join().expect("a thread");
-    });
-}
-
-#[test]
-fn a_session_after_one_that_was_killed_says_so() {
-    let name = "a_session_after_one_that_was_killed";
-    if !is_root() {
-        return skip(name, "a pod needs root");
-    }
-    let pod = Pod::start(PodSpec::new("after-a-crash", ["sh", "-c", "echo ready; sleep 1000"])).expect("a pod");
-    pod.wait_for_output("ready", SOON).expect("a target");
-    // Something else keeps the container.
-    let spec = DebugSpec::new(&IMAGE, Profile::General, ["agent", "profile", "--for", "10m"]).target();
-    let container = pod.debug_spawn(spec).expect("a container");
-    container.stderr().wait_for("action.start", SOON).expect("its beginning");
-    let first = std::thread::scope(|scope| {
-        let first = scope.spawn(|| exec(&pod, &container, &["hold", "--ttl", "5m", "--session", "first"]));
-        wait_until("the hold", SOON, || exec(&pod, &container, &["status"]).exit_code == 0);
-        let is_hold = |outer: u32| {
-            std::fs::read(format!("/proc/{outer}/cmdline")).is_ok_and(|line| line.starts_with(b"agent\0hold\0"))
-        };
-        let hold = processes(&pod).into_iter().find(|(_, outer)| is_hold(*outer)).expect("the hold");
-        common::signal(hold.1, nix::sys::signal::Signal::SIGKILL);
-        first.join().expect("a thread")
-    });
-    let first = records(&first.stdout_text());
-    let second = exec(&pod, &container, &["hold", "--ttl", "1s", "--session", "second"]);
-    let second = records(&second.stdout_text());
-    let after = &second[0]["data"]["after"];
-    let last = first.last().expect("records");
-    assert_eq!(
-        (&after["session"], &after["count"], &after["head"]),
-        (&json!("first"), &json!(first.len()), &last["hash"])
-    );
-    assert_eq!(second[0]["seq"], 0, "a chain of its own");
-}
-
-/// The processes of the pod: their numbers in it, and outside.
-fn processes(pod: &Pod) -> Vec<(u64, u32)> {
-    common::beside(pod.target_pid().as_raw_nonzero().get().cast_unsigned())
 }
