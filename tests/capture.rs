@@ -253,9 +253,27 @@ fn the_end_of_the_target_ends_the_capture() {
 }
 
 /// A server and a client of which there was nothing when the capture began, over both families.
+///
+/// The agent looks at the table again after a tenth of a second, and 20 times as long as a look takes: as long as that, and
+/// more, they stay.
 const LATE: &str = "
-import socket, time
+import os, socket, time
 kept = []
+
+def look():
+    for pid in os.listdir('/proc'):
+        try:
+            for fd in os.listdir(f'/proc/{pid}/fd'):
+                os.readlink(f'/proc/{pid}/fd/{fd}')
+        except OSError:
+            pass
+
+def stay():
+    began = time.monotonic()
+    for _ in range(40):
+        look()
+    time.sleep(max(0, began + 1 - time.monotonic()))
+
 for family, address in ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1')):
     server = socket.create_server((address, 7777), family=family)
     client = socket.create_connection((address, 7777))
@@ -268,12 +286,12 @@ for family, address in ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1'))
     sender.connect((address, 7778))
     sender.send(b'x')
     kept += [server, client, accepted, datagrams, sender]
-time.sleep(1)
+stay()
 # By now the listeners are known, and who holds them: not so these clients.
 for family, address in ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1')):
     kept += [socket.create_connection((address, 7777))]
     kept[-1].sendall(b'x')
-time.sleep(1)
+stay()
 ";
 
 #[test]

@@ -180,11 +180,14 @@ impl Net {
             // The ring is mapped, and the filter is set just after.
             maps.lines().any(|line| line.contains("socket:["))
         });
-        wait_until("the first look at the socket table", SOON, || {
-            let stat = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
-            stat.contains("poll") || fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|text| is_poll(&text))
-        });
+        wait_until("the first look at the socket table", SOON, || waits_for_packets(pid));
     }
+}
+
+/// Whether `pid` waits in poll(2): its ring is empty.
+fn waits_for_packets(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+    stat.contains("poll") || fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|text| is_poll(&text))
 }
 
 /// poll(2) or ppoll(2), by their numbers on x86-64.
@@ -242,8 +245,15 @@ pub(crate) fn capture(net: &Net, side: Side, arguments: &[&str], filter: &str, t
     net.wait_for_capture(agent.id());
     wait_until("tcpdump's file", SOON, || fs::metadata(&tcpdump).is_ok_and(|file| file.len() >= 24));
     traffic();
-    // The link may still hold some.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // The link may still hold some, and whoever ends tcpdump before it has taken all from its ring loses the rest.
+    let counters = || fs::read_to_string(format!("/proc/{}/net/dev", beside.id())).unwrap_or_default();
+    let mut last = String::new();
+    wait_until("a quiet link", SOON, || {
+        let before = std::mem::replace(&mut last, counters());
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        before == last
+    });
+    wait_until("tcpdump to have taken all", SOON, || waits_for_packets(beside.id()));
     if agent.try_wait().expect("the agent").is_none() {
         signal(agent.id(), Signal::SIGINT);
     }
