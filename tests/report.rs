@@ -9,10 +9,20 @@ use std::process::{Command, Stdio};
 
 use common::{Answer, Child, agent};
 
-/// A program whose name and arguments are markup, and that leaks descriptors and burns time.
-const HARM: &str = "import ctypes, sys, threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\nctypes.CDLL(None).prctl(15, b'<script>x()', 0, 0, 0)\nkept = []\n\
-                    print('\"ready\"', flush=True)\nwhile True:\n    kept.append(open('/etc/passwd')); sum(range(100000))\n    \
-                    time.sleep(0.02)";
+/// A program whose name and arguments are markup, and that leaks descriptors and burns time. Two of its threads wait, each for
+/// something else.
+const HARM: &str = "
+import ctypes, sys, threading, time
+threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+ctypes.CDLL(None).prctl(15, b'<script>x()', 0, 0, 0)
+kept = []
+print('\"ready\"', flush=True)
+while True:
+    kept.append(open('/etc/passwd'))
+    sum(range(100000))
+    time.sleep(0.02)
+";
 
 fn page(file: &Path, format: &str) -> String {
     let answer = Answer::of(agent().arg("report").arg(file).args(["-o", format]));
