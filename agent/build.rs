@@ -42,12 +42,13 @@ fn main() -> Result<()> {
     link_section(&out, json.as_bytes())
 }
 
-/// Packs `agent/schemas/NAME.json` each, and writes a list of them for `include!`.
+/// Packs `agent/schemas/NAME.json` each, and writes a list of them, and of the classes beside them, for `include!`.
 fn pack_schemas(out: &Path) -> Result<()> {
     let mut list = Vec::new();
     let directory = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("agent/schemas");
     let mut files: Vec<PathBuf> =
         fs::read_dir(&directory).into_iter().flatten().map(|file| Ok(file?.path())).collect::<Result<_>>()?;
+    files.retain(|file| file.extension().is_some_and(|kind| kind == "json"));
     files.sort();
     for file in files {
         let name = file.file_stem().and_then(|stem| stem.to_str()).ok_or("a schema without a name")?;
@@ -55,7 +56,9 @@ fn pack_schemas(out: &Path) -> Result<()> {
         packer.write_all(&fs::read(&file)?)?;
         let packed = out.join(format!("{name}.schema"));
         fs::write(&packed, packer.finish()?)?;
-        list.push(format!("({name:?}, include_bytes!({:?}))", packed.display().to_string()));
+        let classes = file.with_extension("classes");
+        let [packed, classes] = [&packed, &classes].map(|path| path.display().to_string());
+        list.push(format!("({name:?}, include_bytes!({packed:?}), include_str!({classes:?}))"));
     }
     fs::write(out.join("schemas.rs"), format!("&[{}]", list.join(", ")))?;
     Ok(())

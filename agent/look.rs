@@ -165,7 +165,7 @@ const WITHOUT_DATA: u64 = 3 << 10;
 
 /// What each string of an envelope of `command` is.
 fn classes_of(command: &Command) -> Arc<Classes> {
-    Arc::new(Classes::of(crate::schemas::of(command).as_value()))
+    Arc::new(crate::schemas::classes(command))
 }
 
 /// The gap for a limit that was reached.

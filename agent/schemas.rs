@@ -1,16 +1,18 @@
 //! The JSON Schema of each command's envelope.
 //!
 //! The types of the answers say it, and `agent/schemas/NAME.json` is what they say: with them as data a
-//! release build needs none of the code that makes them. A test compares the two.
+//! release build needs none of the code that makes them. `NAME.classes` beside it is what redaction has to know of it, which
+//! each command reads. A test compares them.
 
 use std::io::Read as _;
 
+use agent_session::redact::Classes;
 use agent_system::Command;
 use anyhow::Context as _;
 use schemars::Schema;
 
-/// Names of commands, and their schemas, packed (zlib).
-static PACKED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/schemas.rs"));
+/// Names of commands, their schemas, packed (zlib), and the classes of their strings.
+static PACKED: &[(&str, &[u8], &str)] = include!(concat!(env!("OUT_DIR"), "/schemas.rs"));
 
 /// The schema of `command`.
 #[cfg(debug_assertions)]
@@ -28,11 +30,31 @@ pub(crate) fn of(command: &Command) -> Schema {
 /// The schema of the command `name` as it is in a release build.
 #[cfg_attr(debug_assertions, allow(dead_code, reason = "for release builds and for the test"))]
 fn packed(name: &str) -> anyhow::Result<Schema> {
-    let (_, bytes) = PACKED.iter().find(|(packed, _)| *packed == name).context("it is not among them")?;
+    let (_, bytes, _) = PACKED.iter().find(|(packed, ..)| *packed == name).context("it is not among them")?;
     let mut json = Vec::new();
     flate2::read::ZlibDecoder::new(*bytes).read_to_end(&mut json)?;
     let value: serde_json::Value = serde_json::from_slice(&json)?;
     Ok(value.try_into()?)
+}
+
+/// What each string of an answer of `command` is.
+#[cfg(debug_assertions)]
+pub(crate) fn classes(command: &Command) -> Classes {
+    Classes::of(of(command).as_value())
+}
+
+/// What each string of an answer of `command` is.
+#[cfg(not(debug_assertions))]
+pub(crate) fn classes(command: &Command) -> Classes {
+    // A test reads each. Without one all would be text.
+    written_classes(command.name).unwrap_or_default()
+}
+
+/// The classes of the command `name` as a release build reads them.
+#[cfg_attr(debug_assertions, allow(dead_code, reason = "for release builds and for the test"))]
+fn written_classes(name: &str) -> Option<Classes> {
+    let (_, _, text) = PACKED.iter().find(|(packed, ..)| *packed == name)?;
+    Classes::read(text)
 }
 
 #[cfg(all(test, debug_assertions))]
@@ -49,18 +71,23 @@ mod tests {
         let mut names = Vec::new();
         let mut stale = Vec::new();
         for command in crate::commands().filter(|command| !command.name.starts_with("violate")) {
-            let file = format!("{}.json", command.name);
-            let text = serde_json::to_string_pretty(&of(command)).expect("a schema is JSON") + "\n";
-            if is_written {
-                std::fs::create_dir_all(&directory).expect("a directory");
-                std::fs::write(directory.join(&file), &text).expect("a file");
-            } else if std::fs::read_to_string(directory.join(&file)).ok() != Some(text) {
-                stale.push(file.clone());
-            } else {
-                let packed = packed(command.name).expect("what was packed");
-                assert!(packed == of(command), "{file} changes when it is packed");
+            let json = serde_json::to_string_pretty(&of(command)).expect("a schema is JSON") + "\n";
+            let said = classes(command);
+            for (kind, text) in [("json", json), ("classes", said.to_string())] {
+                let file = format!("{}.{kind}", command.name);
+                if is_written {
+                    std::fs::create_dir_all(&directory).expect("a directory");
+                    std::fs::write(directory.join(&file), &text).expect("a file");
+                } else if std::fs::read_to_string(directory.join(&file)).ok() != Some(text) {
+                    stale.push(file.clone());
+                }
+                names.push(file);
             }
-            names.push(file);
+            if !is_written && stale.is_empty() {
+                let packed = packed(command.name).expect("what was packed");
+                assert!(packed == of(command), "{} changes when it is packed", command.name);
+                assert!(written_classes(command.name) == Some(said), "{}: the classes are others", command.name);
+            }
         }
         let there = std::fs::read_dir(&directory).expect("a directory");
         stale.extend(

@@ -22,7 +22,7 @@ pub(crate) fn to(
     redactor: &Arc<Redactor>,
     command: &Command,
 ) -> Stream {
-    let classes = Classes::of(crate::schemas::of(command).as_value());
+    let classes = crate::schemas::classes(command);
     let left = most.saturating_sub(RESERVE);
     let redactor = Arc::clone(redactor);
     Stream { format, sink: Box::new(To { out: out.clone(), left, is_full: Arc::clone(is_full), redactor, classes }) }

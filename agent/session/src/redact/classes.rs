@@ -1,7 +1,9 @@
 //! What each string of an envelope is: the class of every place in a JSON Schema.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::fmt;
 
 use serde_json::Value;
 
@@ -111,16 +113,16 @@ impl Node {
 }
 
 /// The classes of one kind of envelope.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Classes {
+    /// The first is the whole envelope.
     places: Vec<Place>,
-    root: usize,
 }
 
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Hash)]
 struct Place {
     class: Class,
-    fields: Vec<(String, usize)>,
+    fields: Vec<(Cow<'static, str>, usize)>,
     /// Items of a list, or values of a map.
     items: Option<usize>,
 }
@@ -141,19 +143,66 @@ impl Classes {
     pub fn of(schema: &Value) -> Self {
         let mut classes = Self::default();
         let mut known = Known::default();
-        classes.root = classes.place(schema, schema, &mut known, None, 0);
+        classes.place(schema, schema, &mut known, None, 0);
         // What stands in itself is known now; one may wait for the other.
         for (index, from, own) in known.later.iter().chain(known.later.iter().rev()) {
             let mut place = std::mem::take(&mut classes.places[*index]);
             classes.merge(&mut place, *from, *own);
             classes.places[*index] = place;
         }
-        classes
+        classes.shared()
+    }
+
+    /// One place where several say the same, and none that nothing leads to.
+    fn shared(mut self) -> Self {
+        loop {
+            // Each place gets the number of the first that is like it, in the order in which the root leads to them.
+            let mut first = HashMap::new();
+            let like: Vec<usize> =
+                self.places.iter().enumerate().map(|(at, place)| *first.entry(place).or_insert(at)).collect();
+            let mut kept = vec![0];
+            let mut at = 0;
+            while let Some(place) = kept.get(at).and_then(|index| self.places.get(*index)) {
+                for next in place.fields.iter().map(|(_, index)| *index).chain(place.items) {
+                    if !kept.contains(&like[next]) {
+                        kept.push(like[next]);
+                    }
+                }
+                at += 1;
+            }
+            let number = |index: usize| kept.iter().position(|known| *known == like[index]).unwrap_or_default();
+            let of = |index: &usize| {
+                let Place { class, fields, items } = &self.places[*index];
+                let fields = fields.iter().map(|(name, index)| (name.clone(), number(*index))).collect();
+                Place { class: *class, fields, items: items.map(number) }
+            };
+            let places: Vec<Place> = kept.iter().map(of).collect();
+            if places == self.places {
+                return self;
+            }
+            self.places = places;
+        }
+    }
+
+    /// Those that [`Display`](fmt::Display) has written; `None` where it has not.
+    pub fn read(text: &'static str) -> Option<Self> {
+        let place = |line: &'static str| {
+            let mut words = line.split(' ');
+            let class = words.next().and_then(Class::of)?;
+            let items =
+                words.next().map(|items| if items == "-" { Some(None) } else { items.parse().ok().map(Some) })??;
+            let field = |word: &'static str| {
+                let (name, index) = word.split_once('=')?;
+                Some((Cow::Borrowed(name), index.parse().ok()?))
+            };
+            Some(Place { class, fields: words.map(field).collect::<Option<_>>()?, items })
+        };
+        Some(Self { places: text.lines().map(place).collect::<Option<_>>()? })
     }
 
     /// The whole envelope.
     pub fn root(&self) -> Node {
-        Node(self.root)
+        Node(0)
     }
 
     /// The place of `field` in `node`; what no schema tells is text.
@@ -222,7 +271,7 @@ impl Classes {
             }
             for (name, field) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
                 let field = self.place(root, field, known, None, depth + 1);
-                place.fields.push((name.clone(), field));
+                place.fields.push((name.clone().into(), field));
             }
             for name in ["items", "additionalProperties", "prefixItems", "contains"] {
                 let items = schema.get(name).map(|items| items.get(0).unwrap_or(items));
@@ -256,6 +305,23 @@ impl Classes {
             }
         }
         place.items = place.items.or(other.items);
+    }
+}
+
+/// A line a place: its class, the place of its items or `-`, and those of its fields. With them as text nobody has to read the
+/// schema again.
+impl fmt::Display for Classes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Place { class, fields, items } in &self.places {
+            f.write_str(class.as_str())?;
+            match items {
+                Some(index) => write!(f, " {index}")?,
+                None => f.write_str(" -")?,
+            }
+            fields.iter().try_for_each(|(name, index)| write!(f, " {name}={index}"))?;
+            f.write_str("\n")?;
+        }
+        Ok(())
     }
 }
 
