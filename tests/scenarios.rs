@@ -337,15 +337,12 @@ fn a_signal_ends_a_run_with_what_was_gathered() {
         "--pid",
         &target.pid().to_string(),
     ]);
-    let run = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
-    let reads = format!("/proc/{}/status", run.id());
-    // Signals are held back once it has begun, and then always.
-    let blocked = || {
-        let status = fs::read_to_string(&reads).ok()?;
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"))?;
-        (u64::from_str_radix(mask.trim(), 16).ok()? & 0b10 != 0).then_some(())
-    };
-    wait_for("the run to watch for signals", SOON, blocked);
+    let directory = tempfile::tempdir().expect("a directory");
+    let progress = directory.path().join("progress");
+    let stderr = fs::File::create(&progress).expect("a file");
+    let run = command.stdout(Stdio::piped()).stderr(stderr).spawn().expect("starts");
+    let is_looking = || fs::read_to_string(&progress).ok()?.contains("step 2 of 2: fds").then_some(());
+    wait_for("the second step", SOON, is_looking);
     kill(Pid::from_raw(i32::try_from(run.id()).unwrap()), Signal::SIGINT).unwrap();
     let answer = Answer::from(
         run.wait_with_output().map(|output| std::process::Output { stderr: Vec::new(), ..output }).unwrap(),
