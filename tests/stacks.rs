@@ -17,6 +17,7 @@ mod peers;
 #[path = "stacks/real.rs"]
 mod real;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
@@ -144,6 +145,41 @@ fn a_stack_of_10000_frames_is_read_whole_or_said_to_be_cut() {
     let row = thread(&envelope, &said["tid"]);
     assert_eq!((row["frames"].as_array().map(Vec::len), &row["end"]), (Some(256), &json!("truncated")));
     assert!(gaps_at(&envelope, "/rows/").iter().any(|gap| gap["reason"] == "limit_reached"));
+}
+
+#[test]
+fn a_deep_stack_that_moves_is_said_to_have_gone_on() {
+    let target = Child::target("deep", &["-O2"], ["10000", "moves"]);
+    let tid = &target.truth[0]["tid"];
+    // What a look finds is chance: nothing, since it never stood still, or the inner frames. The rest is too much to be read
+    // between two sleeps.
+    let mut ends = BTreeSet::new();
+    wait_until("a look that came at the right moment", SOON, || {
+        let seen = stacks(target.pid(), &["--max-frames", "65536", "--stop", "never"]);
+        let row = thread(&seen, tid);
+        let end = row["end"].as_str().unwrap_or("nothing").to_owned();
+        if end == "went_on" {
+            assert!(row["complete"] == false && functions(&row).contains(&"recurse".to_owned()), "{row}");
+            let gaps = gaps_at(&seen, "/rows/");
+            let says = |gap: &&Value| gap["detail"].as_str().is_some_and(|text| text.contains("the thread went on"));
+            let gap = gaps.into_iter().find(says).expect("a gap");
+            assert_eq!(gap["reason"], "incomplete");
+        }
+        ends.insert(end);
+        ends.contains("went_on")
+    });
+    assert!(!ends.contains("unreadable_stack"), "{ends:?}");
+}
+
+#[test]
+fn a_stack_that_is_deeper_than_what_is_copied_of_a_held_thread_says_so() {
+    let target = Child::target("deep", &["-O2"], ["100000"]);
+    let tid = &target.truth[0]["tid"];
+    let seen = stacks(target.pid(), &["--max-frames", "65536", "--stop", "consistent"]);
+    let row = thread(&seen, tid);
+    assert_eq!((&row["end"], &row["method"]), (&json!("not_copied"), &json!("stopped")), "{}", row["end"]);
+    let gap = gaps_at(&seen, "/rows/")[0];
+    assert!(gap["remedy"].as_str().is_some_and(|text| text.contains("--stop=never")), "{gap}");
 }
 
 #[test]

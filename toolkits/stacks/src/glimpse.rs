@@ -245,6 +245,11 @@ impl Copied {
         Self { range: start..start + read as u64, bytes }
     }
 
+    /// Whether `address` lies behind what was copied.
+    pub fn ends_before(&self, address: u64) -> bool {
+        self.range.end.saturating_sub(8) < address
+    }
+
     /// The word at `address`.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use syscalls::Sysno;
 
 use crate::code::CodeMap;
 use crate::glimpse::{Copied, Glimpse, Inner, Pages, Stillness, Waits};
-use crate::unwind::{Register, Registers, Unwound};
+use crate::unwind::{EndReason, Register, Registers, Unwound};
 use crate::wait::Wait;
 
 /// How a stack was read.
@@ -215,9 +215,16 @@ impl<'r> Looker<'_, 'r> {
                 word => word,
             };
             seen.stack = Some(self.unwind_blocked(blocked, word));
-            if is_deeper && let Some(((stack, wait), still)) = self.deep(thread) {
-                let doing = still.blocked().map(Doing::Blocked);
-                return Seen { doing, wait, stack: Some(stack), still: Some(still), ..seen };
+            if is_deeper {
+                if let Some(((stack, wait), still)) = self.deep(thread) {
+                    let doing = still.blocked().map(Doing::Blocked);
+                    return Seen { doing, wait, stack: Some(stack), still: Some(still), ..seen };
+                }
+                if let Some(stack) = &mut seen.stack
+                    && matches!(stack.end, EndReason::UnreadableStack { .. })
+                {
+                    stack.end = EndReason::WentOn;
+                }
             }
         }
         seen.still = Some(still);
@@ -272,7 +279,13 @@ impl<'r> Looker<'_, 'r> {
         let (pc, sp) = (raw[Register::Rip as usize], raw[Register::Rsp as usize]);
         let registers =
             Register::ALL.into_iter().fold(Registers::new(pc, sp), |all, one| all.with(one, raw[one as usize]));
-        let stack = self.code.unwinder.unwind(registers, |address| copy.word(address), self.max_frames);
+        let mut stack = self.code.unwinder.unwind(registers, |address| copy.word(address), self.max_frames);
+        if let EndReason::UnreadableStack { address } = stack.end
+            && copy.ends_before(address)
+            && self.code.stacks().hold(address)
+        {
+            stack.end = EndReason::NotCopied;
+        }
         // The chain without a stop may have come further than one copy reaches.
         let is_better =
             seen.stack.as_ref().is_none_or(|old| stack.is_complete() || stack.frames.len() >= old.frames.len());

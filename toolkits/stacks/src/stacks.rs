@@ -436,6 +436,9 @@ pub(crate) fn call_name(call: Call) -> Text {
 /// What would give a blocked thread all of its registers, and at what price.
 const HOLD_IT: &str = "hold it for a moment, which may make its system call return EINTR: --stop=consistent --tid";
 
+/// What would give all of a stack that is deeper than what is copied of a thread that is held.
+const LEAVE_IT: &str = "if it is blocked all of it can be read while it is not held: --stop=never --tid";
+
 /// The gap for a stack that does not reach its outermost frame.
 fn why_incomplete(seen: &Seen, state: u8) -> Option<Gap> {
     let Some(stack) = &seen.stack else {
@@ -453,6 +456,7 @@ fn why_incomplete(seen: &Seen, state: u8) -> Option<Gap> {
         EndReason::Root if stack.is_complete() => return None,
         EndReason::Truncated => (Reason::LimitReached, Some("ask for more with --max-frames")),
         EndReason::Root | EndReason::MalformedUnwindInfo { .. } => (Reason::Incomplete, None),
+        EndReason::NotCopied => (Reason::Incomplete, Some(LEAVE_IT)),
         _ if seen.method == Method::NoStop => (Reason::Incomplete, Some(HOLD_IT)),
         _ => (Reason::Incomplete, None),
     };

@@ -138,6 +138,11 @@ pub enum EndReason {
     },
     /// The stack pointer would not move on: the stack is corrupt or a loop.
     NoProgress,
+    /// The thread went on before the rest of its stack was read: what it holds now belongs to
+    /// other frames.
+    WentOn,
+    /// The rest was not copied while the thread was held.
+    NotCopied,
 }
 
 impl EndReason {
@@ -154,6 +159,8 @@ impl EndReason {
             Self::NotCode { .. } => "not_code",
             Self::UnreadableStack { .. } => "unreadable_stack",
             Self::NoProgress => "no_progress",
+            Self::WentOn => "went_on",
+            Self::NotCopied => "not_copied",
         }
     }
 
@@ -180,6 +187,8 @@ impl fmt::Display for EndReason {
             Self::NotCode { avma } => write!(f, "return address {avma:#x} is not in any code"),
             Self::UnreadableStack { address } => write!(f, "cannot read {address:#x}"),
             Self::NoProgress => f.write_str("the stack pointer does not move on"),
+            Self::WentOn => f.write_str("the thread went on before the rest of its stack was read"),
+            Self::NotCopied => f.write_str("the stack is deeper than what is copied while a thread is held"),
         }
     }
 }
