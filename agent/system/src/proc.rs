@@ -258,10 +258,13 @@ impl<'r> Directory<'r> {
             return Ok(());
         }
         let file = self.open(Access::Open, name, OFlags::RDONLY)?;
-        let mut buffer = vec![0_u8; 2 * LONGEST_LINE];
-        let mut filled = 0;
+        // A read gives a page or so: only a long line makes it grow.
+        let mut buffer: Vec<u8> = Vec::with_capacity(16 << 10);
         loop {
-            let read = match rustix::io::read(&file, &mut buffer[filled..]) {
+            if buffer.len() == buffer.capacity() {
+                buffer.reserve(buffer.len());
+            }
+            let read = match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut buffer)) {
                 Ok(read) => read,
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(self.failure(name, errno)),
@@ -270,23 +273,21 @@ impl<'r> Directory<'r> {
             if let Some(refusal) = self.run.refusal() {
                 return Err(self.failure(name, refusal));
             }
-            let end = filled + read;
             let mut start = 0;
-            while let Some(length) = buffer[start..end].iter().position(|b| *b == b'\n') {
+            while let Some(length) = buffer[start..].iter().position(|b| *b == b'\n') {
                 if each(&buffer[start..start + length]).is_break() {
                     return Ok(());
                 }
                 start += length + 1;
             }
             if read == 0 {
-                if start < end {
-                    let _ = each(&buffer[start..end]);
+                if start < buffer.len() {
+                    let _ = each(&buffer[start..]);
                 }
                 return Ok(());
             }
-            buffer.copy_within(start..end, 0);
-            filled = end - start;
-            if filled > LONGEST_LINE {
+            buffer.drain(..start);
+            if buffer.len() > LONGEST_LINE {
                 return Err(self.failure(name, Cause::Malformed("a line of more than 64 KiB")));
             }
         }

@@ -38,7 +38,8 @@ pub struct Row {
     pub complete: bool,
     /// Why there are no more frames: `root`, `truncated`, `needs_register`,
     /// `no_unwind_info`, `malformed_unwind_info`, `not_code`, `unreadable_stack`,
-    /// `no_progress`; absent without a stack.
+    /// `no_progress`, `went_on` (the thread, before the rest was read), `not_copied` (the rest, while it was held); absent
+    /// without a stack.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-class" = "word"))]
     pub end: Option<&'static str>,
