@@ -9,6 +9,7 @@ mod names;
 mod perf_map;
 mod section;
 mod units;
+mod zstd;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -375,7 +376,7 @@ impl<'r> CodeMap<'r> {
                 self.limits.push(Gap::new("/rows/-/frames/-/line", Reason::LimitReached).path(path).detail(detail));
             }
             Some(Err(NoLines::UnknownCompression)) => {
-                let detail = "its debug information is not compressed with zlib";
+                let detail = "its debug information is not compressed with zlib or zstd";
                 self.limits.push(Gap::new("/rows/-/frames/-/line", Reason::Unsupported).path(path).detail(detail));
             }
         }

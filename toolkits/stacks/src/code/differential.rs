@@ -57,12 +57,23 @@ fn judged(judge: &Judge, svma: u64) -> Line {
     Line { file: own.as_ref().and_then(|own| own.file.clone()), line: own.and_then(|own| own.line), inlined: all }
 }
 
+fn elf(bytes: Vec<u8>) -> ElfFile<Image<'static>> {
+    ElfFile::parse(Image::Copy(Arc::new(bytes))).expect("ELF")
+}
+
 /// Compares both for addresses all over the code of `path`; how many there were, with how many inlined functions.
 fn compare(path: &Path) -> (usize, usize) {
-    let bytes = std::fs::read(path).expect("a file");
-    let image = Image::Copy(Arc::new(bytes.clone()));
-    let elf = ElfFile::parse(image).expect("ELF");
-    let judge = judge(&bytes, &elf);
+    compare_with(path, path)
+}
+
+/// The same, with a judge who reads another file with the same lines.
+fn compare_with(path: &Path, other: &Path) -> (usize, usize) {
+    let elf_of = |path: &Path| {
+        let bytes = std::fs::read(path).expect("a file");
+        (elf(bytes.clone()), bytes)
+    };
+    let ((elf, _), (judged_elf, judged_bytes)) = (elf_of(path), elf_of(other));
+    let judge = judge(&judged_bytes, &judged_elf);
     let pages = Rc::new(Pages::default());
     let mut lines = Lines::of(&elf, &pages).expect("lines");
     let text = elf.section(".text").expect("code");
@@ -118,6 +129,20 @@ fn programs_have_the_lines_that_addr2line_finds() {
         assert!(known > 100, "{flags:?}: {known}");
         assert!(inlined > 40 || flags.contains(&"-O0"), "{flags:?}: {inlined}");
     }
+}
+
+#[test]
+fn sections_in_zstd_have_the_same_lines() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let plain = built(directory.path(), "g++", &["-g", "-O2"]);
+    let packed = directory.path().join("packed");
+    let mut objcopy = Command::new("objcopy");
+    let output = objcopy.arg("--compress-debug-sections=zstd").args([&plain, &packed]).output().expect("objcopy");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let info = elf(std::fs::read(&packed).expect("a file")).section(".debug_info").expect("one").clone();
+    assert_eq!(info.flags & 0x800, 0x800, "it is compressed");
+    let (known, inlined) = compare_with(&packed, &plain);
+    assert!(known > 100 && inlined > 40, "{known} {inlined}");
 }
 
 #[test]

@@ -30,6 +30,8 @@ const COMPRESSED: u64 = 0x800;
 const NOBITS: u32 = 8;
 /// ELFCOMPRESS_ZLIB.
 const ZLIB: u32 = 1;
+/// ELFCOMPRESS_ZSTD.
+const ZSTD: u32 = 2;
 
 /// The lines of one module.
 pub(super) struct Lines<'r> {
@@ -93,7 +95,7 @@ pub(super) enum NoLines {
     Absent,
     /// This many bytes are not read.
     TooLarge(u64),
-    /// They are compressed in another way than with zlib.
+    /// They are compressed in another way than with zlib or zstd.
     UnknownCompression,
 }
 
@@ -112,7 +114,7 @@ impl<'r> Lines<'r> {
         for section in NEEDED.into_iter().filter_map(there) {
             packed = packed.saturating_add(section.size);
             match compression(elf, section) {
-                Some((ZLIB, size)) => unpacked = unpacked.saturating_add(size),
+                Some((ZLIB | ZSTD, size)) => unpacked = unpacked.saturating_add(size),
                 Some(_) => return Err(NoLines::UnknownCompression),
                 None => {}
             }
@@ -126,9 +128,10 @@ impl<'r> Lines<'r> {
             let section = match section.map(|section| (section, compression(elf, section))) {
                 None => Section::plain(pages, source, 0, 0),
                 Some((section, None)) => Section::plain(pages, source, section.offset, section.size as usize),
-                Some((section, Some((_, size)))) => {
-                    let offset = section.offset.saturating_add(24);
-                    Section::zlib(pages, source, offset, section.size.saturating_sub(24), size as usize)
+                Some((section, Some((kind, size)))) => {
+                    let (offset, packed) = (section.offset.saturating_add(24), section.size.saturating_sub(24));
+                    let section = if kind == ZSTD { Section::zstd } else { Section::zlib };
+                    section(pages, source, offset, packed, size as usize)
                 }
             };
             Ok::<_, gimli::Error>(section.reader())

@@ -1,7 +1,8 @@
 //! Debug sections, read by the page as gimli asks for them: those of a C library have
 //! nine megabytes, those of a browser a thousand, and one stack needs some hundred KiB
-//! of them. Of a section that is compressed (zlib), the state of the decompressor is
-//! kept at some places, so that reading goes on from the nearest one before.
+//! of them. Of a section that is compressed with zlib, the state of the decompressor is
+//! kept at some places, so that reading goes on from the nearest one before; zstd is read
+//! forwards.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -13,6 +14,8 @@ use agent_binaries::mapped::Image;
 use gimli::{Reader, ReaderOffsetId, RunTimeEndian};
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZFlush};
+
+use super::zstd::Zstd;
 
 /// Bytes of one page.
 const PAGE: usize = 16 << 10;
@@ -69,30 +72,37 @@ pub(super) struct Section<'r> {
     offset: u64,
     /// How many there are when they are not compressed.
     size: usize,
-    packed: Option<RefCell<Packed>>,
+    form: Form<'r>,
+}
+
+/// How its bytes stand in the source.
+enum Form<'r> {
+    Plain,
+    Zlib(RefCell<Packed>),
+    Zstd(RefCell<Zstd<'r>>),
 }
 
 impl<'r> Section<'r> {
     /// The `size` bytes at `offset`.
     pub(super) fn plain(pages: &Rc<Pages>, source: Image<'r>, offset: u64, size: usize) -> Rc<Self> {
-        Self::new(pages, source, offset, size, None)
+        Self::new(pages, source, offset, size, Form::Plain)
     }
 
     /// What `packed` bytes at `offset`, compressed with zlib, say in `size` bytes.
     pub(super) fn zlib(pages: &Rc<Pages>, source: Image<'r>, offset: u64, packed: u64, size: usize) -> Rc<Self> {
-        Self::new(pages, source, offset, size, Some(RefCell::new(Packed::new(packed, size))))
+        Self::new(pages, source, offset, size, Form::Zlib(RefCell::new(Packed::new(packed, size))))
     }
 
-    fn new(
-        pages: &Rc<Pages>,
-        source: Image<'r>,
-        offset: u64,
-        size: usize,
-        packed: Option<RefCell<Packed>>,
-    ) -> Rc<Self> {
+    /// The same for zstd.
+    pub(super) fn zstd(pages: &Rc<Pages>, source: Image<'r>, offset: u64, packed: u64, size: usize) -> Rc<Self> {
+        let form = Form::Zstd(RefCell::new(Zstd::new(source.clone(), offset, packed)));
+        Self::new(pages, source, offset, size, form)
+    }
+
+    fn new(pages: &Rc<Pages>, source: Image<'r>, offset: u64, size: usize, form: Form<'r>) -> Rc<Self> {
         let number = pages.sections.get();
         pages.sections.set(number + 1);
-        Rc::new(Self { pages: Rc::clone(pages), number, source, offset, size, packed })
+        Rc::new(Self { pages: Rc::clone(pages), number, source, offset, size, form })
     }
 
     /// All of it, to be read.
@@ -113,12 +123,13 @@ impl<'r> Section<'r> {
         self.pages.count(PAGE)?;
         let start = number * PAGE;
         let wanted = PAGE.min(self.size.saturating_sub(start));
-        let bytes = match &self.packed {
-            None => {
+        let bytes = match &self.form {
+            Form::Plain => {
                 let at = self.offset.checked_add(start as u64).ok_or(gimli::Error::Io)?;
                 read_vec(&self.source, at, wanted).map_err(|_| gimli::Error::Io)?
             }
-            Some(packed) => {
+            Form::Zstd(packed) => packed.borrow_mut().read(start, wanted, |made| self.pages.count(made))?,
+            Form::Zlib(packed) => {
                 let mut packed = packed.borrow_mut();
                 packed.read(start, wanted, &self.pages, |at, most| {
                     read_vec(&self.source, self.offset.saturating_add(at), most).unwrap_or_default()
@@ -382,6 +393,37 @@ mod tests {
     }
 
     #[test]
+    fn a_section_in_zstd_is_read_at_any_place() {
+        let plain: Vec<u8> = (0..600_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 27) as u8).collect();
+        let packed = ruzstd::encoding::compress_to_vec(&plain[..], ruzstd::encoding::CompressionLevel::Fastest);
+        let (pages, size) = (Rc::new(Pages::default()), packed.len() as u64);
+        // Other bytes stand around it.
+        let file = [&[1; 33][..], &packed, &[2; 44]].concat();
+        let section = Section::zstd(&pages, Image::Copy(Arc::new(file)), 33, size, plain.len());
+        let bytes = section.reader();
+        let mut at = 12_345;
+        for _ in 0..50 {
+            at = (at * 7919 + 17) % (plain.len() - 40_000);
+            assert_eq!(read(&bytes, at, 33_000).expect("there"), &plain[at..at + 33_000], "{at}");
+        }
+        assert!(read(&bytes, plain.len() - 1, 2).is_err());
+        // Cut, and changed: an error, or other bytes, and no more.
+        let cut =
+            Section::zstd(&pages, Image::Copy(Arc::new(packed[..size as usize / 2].to_vec())), 0, size, plain.len());
+        assert!(read(&cut.reader(), plain.len() - 100, 100).is_err());
+        for at in (0..packed.len()).step_by(packed.len() / 200) {
+            let mut packed = packed.clone();
+            packed[at] ^= 0x55;
+            let section = Section::zstd(&pages, Image::Copy(Arc::new(packed)), 0, size, plain.len());
+            let _ = read(&section.reader(), plain.len() - 100, 100);
+        }
+        // A frame with a window of a gigabyte (RFC 8878, 3.1.1.1.2).
+        let header = [0x28, 0xb5, 0x2f, 0xfd, 0, 20 << 3, 0, 0, 0, 0];
+        let section = Section::zstd(&pages, Image::Copy(Arc::new(header.to_vec())), 0, 10, 1 << 40);
+        assert!(read(&section.reader(), 0, 1).is_err());
+    }
+
+    #[test]
     fn work_has_an_end() {
         let pages = Rc::new(Pages::default());
         let section = Section::plain(&pages, Image::Copy(Arc::new(vec![1; 1 << 20])), 0, 1 << 20);
@@ -400,6 +442,7 @@ mod tests {
         for section in [
             Section::plain(&pages, Image::Copy(Arc::new(vec![0; 100])), 50, 1 << 40),
             Section::zlib(&pages, Image::Copy(Arc::new(vec![7; 100])), 0, 100, 1 << 40),
+            Section::zstd(&pages, Image::Copy(Arc::new(vec![7; 100])), 0, 100, 1 << 40),
             Section::plain(&pages, Image::Copy(Arc::new(vec![0; 100])), u64::MAX - 3, 100),
         ] {
             let bytes = section.reader();

@@ -1,0 +1,91 @@
+//! A debug section that is compressed with zstd (RFC 8878), read forwards; whoever goes back begins anew, since a decoder
+//! cannot be copied. The window of what linkers and objcopy(1) make has two megabytes at most.
+
+use std::io::{ErrorKind, Read};
+
+use agent_binaries::elf::read_vec;
+use agent_binaries::mapped::Image;
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
+
+/// The largest window that is read: so much memory one section may take.
+const LARGEST_WINDOW: u64 = 4 << 20;
+/// Bytes of compressed input that are read at a time.
+const INPUT: usize = 16 << 10;
+/// Bytes that are decompressed at a time.
+const OUTPUT: usize = 16 << 10;
+
+/// The compressed bytes, from `at` on.
+struct Input<'r> {
+    source: Image<'r>,
+    at: u64,
+    left: u64,
+    buffer: Vec<u8>,
+    taken: usize,
+}
+
+impl Read for Input<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.taken == self.buffer.len() {
+            let most = usize::try_from(self.left).unwrap_or(INPUT).min(INPUT);
+            self.buffer = read_vec(&self.source, self.at, most).map_err(|_| ErrorKind::UnexpectedEof)?;
+            self.taken = 0;
+            self.at += self.buffer.len() as u64;
+            self.left -= self.buffer.len() as u64;
+        }
+        let read = (&self.buffer[self.taken..]).read(into)?;
+        self.taken += read;
+        Ok(read)
+    }
+}
+
+/// The bytes of one section.
+pub(super) struct Zstd<'r> {
+    source: Image<'r>,
+    offset: u64,
+    size: u64,
+    /// Where reading has come to, and what goes on there.
+    now: Option<(usize, StreamingDecoder<Input<'r>, FrameDecoder>)>,
+}
+
+impl<'r> Zstd<'r> {
+    /// The `size` bytes at `offset` in `source`, as they stand there.
+    pub(super) fn new(source: Image<'r>, offset: u64, size: u64) -> Self {
+        Self { source, offset, size, now: None }
+    }
+
+    /// `wanted` bytes of the output at `start`, or as many as there are; `count` is told of what is decompressed, and may end
+    /// it.
+    pub(super) fn read(
+        &mut self,
+        start: usize,
+        wanted: usize,
+        count: impl Fn(usize) -> gimli::Result<()>,
+    ) -> gimli::Result<Vec<u8>> {
+        let (mut at, mut decoder) = match self.now.take() {
+            Some((at, decoder)) if at <= start => (at, decoder),
+            _ => (0, self.decoder()?),
+        };
+        let end = start.saturating_add(wanted);
+        let mut output = [0; OUTPUT];
+        let mut kept = Vec::with_capacity(wanted);
+        while at < end {
+            let room = (end - at).min(OUTPUT);
+            let made = decoder.read(&mut output[..room]).map_err(|_| gimli::Error::Io)?;
+            if made == 0 {
+                break;
+            }
+            count(made)?;
+            let from = start.saturating_sub(at).min(made);
+            kept.extend_from_slice(&output[from..made]);
+            at += made;
+        }
+        self.now = Some((at, decoder));
+        Ok(kept)
+    }
+
+    fn decoder(&self) -> gimli::Result<StreamingDecoder<Input<'r>, FrameDecoder>> {
+        let source = self.source.clone();
+        let input = Input { source, at: self.offset, left: self.size, buffer: Vec::new(), taken: 0 };
+        StreamingDecoder::new_with_max_window_size(input, LARGEST_WINDOW).map_err(|_| gimli::Error::Io)
+    }
+}
