@@ -79,7 +79,7 @@ pub(super) struct Section<'r> {
 enum Form<'r> {
     Plain,
     Zlib(RefCell<Packed>),
-    Zstd(RefCell<Zstd<'r>>),
+    Zstd(Box<RefCell<Zstd<'r>>>),
 }
 
 impl<'r> Section<'r> {
@@ -95,7 +95,7 @@ impl<'r> Section<'r> {
 
     /// The same for zstd.
     pub(super) fn zstd(pages: &Rc<Pages>, source: Image<'r>, offset: u64, packed: u64, size: usize) -> Rc<Self> {
-        let form = Form::Zstd(RefCell::new(Zstd::new(source.clone(), offset, packed)));
+        let form = Form::Zstd(Box::new(RefCell::new(Zstd::new(source.clone(), offset, packed))));
         Self::new(pages, source, offset, size, form)
     }
 
