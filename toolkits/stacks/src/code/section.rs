@@ -15,7 +15,7 @@ use gimli::{Reader, ReaderOffsetId, RunTimeEndian};
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZFlush};
 
-use super::zstd::Zstd;
+use super::zstd::{self, Zstd};
 
 /// Bytes of one page.
 const PAGE: usize = 16 << 10;
@@ -42,12 +42,15 @@ pub(super) struct Pages {
     slots: RefCell<Vec<Option<Kept>>>,
     sections: Cell<u64>,
     marks: Cell<usize>,
+    /// Bytes of the sections in zstd that are kept whole.
+    kept: Cell<usize>,
     work: Cell<u64>,
 }
 
 impl Default for Pages {
     fn default() -> Self {
-        Self { slots: RefCell::new(vec![None; KEPT]), sections: Cell::new(0), marks: Cell::new(0), work: Cell::new(0) }
+        let slots = RefCell::new(vec![None; KEPT]);
+        Self { slots, sections: Cell::new(0), marks: Cell::new(0), kept: Cell::new(0), work: Cell::new(0) }
     }
 }
 
@@ -95,8 +98,12 @@ impl<'r> Section<'r> {
 
     /// The same for zstd.
     pub(super) fn zstd(pages: &Rc<Pages>, source: Image<'r>, offset: u64, packed: u64, size: usize) -> Rc<Self> {
-        let form = Form::Zstd(Box::new(RefCell::new(Zstd::new(source.clone(), offset, packed))));
-        Self::new(pages, source, offset, size, form)
+        let room = zstd::MOST_KEPT.saturating_sub(pages.kept.get());
+        let section = Zstd::new(source.clone(), offset, packed, size, room);
+        if section.keeps() {
+            pages.kept.set(pages.kept.get() + size);
+        }
+        Self::new(pages, source, offset, size, Form::Zstd(Box::new(RefCell::new(section))))
     }
 
     fn new(pages: &Rc<Pages>, source: Image<'r>, offset: u64, size: usize, form: Form<'r>) -> Rc<Self> {
@@ -398,19 +405,28 @@ mod tests {
         let packed = ruzstd::encoding::compress_to_vec(&plain[..], ruzstd::encoding::CompressionLevel::Fastest);
         let (pages, size) = (Rc::new(Pages::default()), packed.len() as u64);
         // Other bytes stand around it.
-        let file = [&[1; 33][..], &packed, &[2; 44]].concat();
-        let section = Section::zstd(&pages, Image::Copy(Arc::new(file)), 33, size, plain.len());
-        let bytes = section.reader();
-        let mut at = 12_345;
-        for _ in 0..50 {
-            at = (at * 7919 + 17) % (plain.len() - 40_000);
-            assert_eq!(read(&bytes, at, 33_000).expect("there"), &plain[at..at + 33_000], "{at}");
+        let file = Arc::new([&[1; 33][..], &packed, &[2; 44]].concat());
+        let mut worked = Vec::new();
+        // Kept as it comes; and where there is no room for that.
+        for kept in [0, zstd::MOST_KEPT] {
+            let pages = Rc::new(Pages::default());
+            pages.kept.set(kept);
+            let section = Section::zstd(&pages, Image::Copy(Arc::clone(&file)), 33, size, plain.len());
+            let bytes = section.reader();
+            let mut at = 12_345;
+            for _ in 0..50 {
+                at = (at * 7919 + 17) % (plain.len() - 40_000);
+                assert_eq!(read(&bytes, at, 33_000).expect("there"), &plain[at..at + 33_000], "{at}");
+            }
+            assert!(read(&bytes, plain.len() - 1, 2).is_err());
+            worked.push(pages.work.get());
         }
-        assert!(read(&bytes, plain.len() - 1, 2).is_err());
+        assert!(worked[0] * 2 < worked[1], "{worked:?}");
         // Cut, and changed: an error, or other bytes, and no more.
         let cut =
             Section::zstd(&pages, Image::Copy(Arc::new(packed[..size as usize / 2].to_vec())), 0, size, plain.len());
         assert!(read(&cut.reader(), plain.len() - 100, 100).is_err());
+        assert_eq!(read(&cut.reader(), 1000, 100).expect("it comes before"), &plain[1000..1100]);
         for at in (0..packed.len()).step_by(packed.len() / 200) {
             let mut packed = packed.clone();
             packed[at] ^= 0x55;

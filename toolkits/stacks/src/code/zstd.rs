@@ -1,5 +1,6 @@
-//! A debug section that is compressed with zstd (RFC 8878), read forwards; whoever goes back begins anew, since a decoder
-//! cannot be copied. The window of what linkers and objcopy(1) make has two megabytes at most.
+//! A debug section that is compressed with zstd (RFC 8878), read forwards. A decoder cannot be copied, so whoever goes back
+//! begins anew, unless the section is small: then what has come is kept. The window of what linkers and objcopy(1) make has two
+//! megabytes at most.
 
 use std::io::{ErrorKind, Read};
 
@@ -9,6 +10,9 @@ use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
 /// The largest window that is read: so much memory one section may take.
 const LARGEST_WINDOW: u64 = 4 << 20;
+/// The largest section of which all that has come is kept, and the most of all sections together.
+const SMALL: usize = 4 << 20;
+pub(super) const MOST_KEPT: usize = 12 << 20;
 /// Bytes of compressed input that are read at a time.
 const INPUT: usize = 16 << 10;
 /// Bytes that are decompressed at a time.
@@ -45,12 +49,20 @@ pub(super) struct Zstd<'r> {
     size: u64,
     /// Where reading has come to, and what goes on there.
     now: Option<(usize, StreamingDecoder<Input<'r>, FrameDecoder>)>,
+    /// What has come, where it is kept.
+    kept: Option<Vec<u8>>,
 }
 
 impl<'r> Zstd<'r> {
-    /// The `size` bytes at `offset` in `source`, as they stand there.
-    pub(super) fn new(source: Image<'r>, offset: u64, size: u64) -> Self {
-        Self { source, offset, size, now: None }
+    /// The `packed` bytes at `offset` in `source`, which say `size`; of these `room` may be kept.
+    pub(super) fn new(source: Image<'r>, offset: u64, packed: u64, size: usize, room: usize) -> Self {
+        let kept = (size <= SMALL.min(room)).then(Vec::new);
+        Self { source, offset, size: packed, now: None, kept }
+    }
+
+    /// Whether what has come is kept.
+    pub(super) fn keeps(&self) -> bool {
+        self.kept.is_some()
     }
 
     /// `wanted` bytes of the output at `start`, or as many as there are; `count` is told of what is decompressed, and may end
@@ -61,13 +73,20 @@ impl<'r> Zstd<'r> {
         wanted: usize,
         count: impl Fn(usize) -> gimli::Result<()>,
     ) -> gimli::Result<Vec<u8>> {
-        let (mut at, mut decoder) = match self.now.take() {
-            Some((at, decoder)) if at <= start => (at, decoder),
-            _ => (0, self.decoder()?),
-        };
         let end = start.saturating_add(wanted);
+        if let Some(kept) = self.kept.as_ref().and_then(|kept| kept.get(start..end)) {
+            return Ok(kept.to_vec());
+        }
+        let (mut at, mut decoder) = match self.now.take() {
+            // All before it is kept, or is not wanted.
+            Some((at, decoder)) if at <= start || self.kept.is_some() => (at, decoder),
+            _ => {
+                self.kept.iter_mut().for_each(Vec::clear);
+                (0, self.decoder()?)
+            }
+        };
         let mut output = [0; OUTPUT];
-        let mut kept = Vec::with_capacity(wanted);
+        let mut found = Vec::with_capacity(wanted);
         while at < end {
             let room = (end - at).min(OUTPUT);
             let made = decoder.read(&mut output[..room]).map_err(|_| gimli::Error::Io)?;
@@ -75,12 +94,17 @@ impl<'r> Zstd<'r> {
                 break;
             }
             count(made)?;
-            let from = start.saturating_sub(at).min(made);
-            kept.extend_from_slice(&output[from..made]);
+            match &mut self.kept {
+                Some(kept) => kept.extend_from_slice(&output[..made]),
+                None => found.extend_from_slice(&output[start.saturating_sub(at).min(made)..made]),
+            }
             at += made;
         }
         self.now = Some((at, decoder));
-        Ok(kept)
+        Ok(match &self.kept {
+            Some(kept) => kept.get(start..end.min(kept.len())).unwrap_or_default().to_vec(),
+            None => found,
+        })
     }
 
     fn decoder(&self) -> gimli::Result<StreamingDecoder<Input<'r>, FrameDecoder>> {
