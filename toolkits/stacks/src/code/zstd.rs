@@ -11,7 +11,7 @@ use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 /// The largest window that is read: so much memory one section may take.
 const LARGEST_WINDOW: u64 = 4 << 20;
 /// The largest section of which all that has come is kept, and the most of all sections together.
-const SMALL: usize = 4 << 20;
+const SMALL: usize = 8 << 20;
 pub(super) const MOST_KEPT: usize = 12 << 20;
 /// Bytes of compressed input that are read at a time.
 const INPUT: usize = 16 << 10;
