@@ -270,6 +270,31 @@ fn debug_information_is_found_in_a_file_of_its_own() {
 }
 
 #[test]
+fn what_debug_files_have_in_common_is_found_in_a_file_of_its_own() {
+    let name = "what_debug_files_have_in_common_is_found_in_a_file_of_its_own";
+    if !has_tool("dwz") {
+        return skip(name, "dwz is not installed");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let [one, other, common] = ["one", "other", "common"].map(|name| directory.path().join(name));
+    let built = common::compile_c(INLINED, &["-O2", "-g", "-Wl,--build-id"]);
+    fs::copy(&built, &one).and_then(|_| fs::copy(&built, &other)).expect("copied");
+    tool("dwz", &["-m".as_ref(), common.as_ref(), one.as_ref(), other.as_ref()]);
+    assert_lines(&outer_of(&one));
+    // Another file in its place is not taken for it.
+    fs::copy(&built, &common).expect("copied");
+    let target = Child::ready(&mut Command::new(&one));
+    wait_until("it to read", SOON, || common::state(target.pid()) == Some('S'));
+    let answer = run(["stacks", "--flat", "--stop", "never", "--pid", &target.pid().to_string()]);
+    assert_eq!(answer.status, 3, "{}", answer.stderr);
+    let seen = answer.json();
+    let gap = gaps_at(&seen, "/rows/-/frames")[0];
+    let detail = gap["detail"].as_str().expect("words");
+    assert!(gap["reason"] == "not_found" && detail.contains(common.to_str().expect("UTF-8")), "{gap}");
+    assert!(functions(&rows(&seen)[0]).contains(&"outer".to_owned()), "{seen}");
+}
+
+#[test]
 fn names_are_found_in_mini_debug_information() {
     if !has_tool("objcopy") || !has_tool("xz") {
         return skip("names_are_found_in_mini_debug_information", "objcopy or xz is not installed");

@@ -59,7 +59,8 @@ mod tables;
 mod versions;
 
 pub use facts::{
-    Class, DebugLink, DebugState, ElfType, Endianness, Facts, Features, Machine, Part, Problem, Section, Segment,
+    AltLink, Class, DebugLink, DebugState, ElfType, Endianness, Facts, Features, Machine, Part, Problem, Section,
+    Segment,
 };
 pub use list::{Listed, Visit};
 pub use source::{Source, read_cstr, read_exact, read_vec};

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use agent_binaries::elf::{ElfFile, Source as _, SymbolOrigin, SymbolTable};
+use agent_binaries::elf::{AltLink, ElfFile, Source as _, SymbolOrigin, SymbolTable};
 use agent_binaries::mapped::{self, Image, Layout, Mapped, OpenError, Opened};
 use agent_model::{Gap, Reason, Text};
 use agent_system::memory::Memory;
@@ -335,8 +335,11 @@ impl<'r> CodeMap<'r> {
         let most = count(&own);
         let mut names = Names { own, separate: None, mini: None, go: None, lines: None };
         let is_stripped = names.own.origin() != SymbolOrigin::Symtab;
+        let mut debug_file = None;
         if is_stripped || !debug.debug_info {
-            names.separate = self.separate(at).map(|elf| Named::new(elf, most));
+            let separate = self.separate(at);
+            debug_file = separate.as_ref().map(|(path, _)| path.clone());
+            names.separate = separate.map(|(_, elf)| Named::new(elf, most));
         }
         let most = names.separate.as_ref().map_or(most, |named| count(&named.symbols));
         if is_stripped && names.separate.is_none() && debug.mini_debug_info {
@@ -348,12 +351,23 @@ impl<'r> CodeMap<'r> {
         if is_stripped && debug.go_function_table {
             names.go = GoTable::of(&opened.elf);
         }
-        let lines = match Lines::of(&opened.elf, &self.pages) {
-            Err(NoLines::Absent) => names.separate.as_ref().map(|named| Lines::of(&named.elf, &self.pages)),
-            other => Some(other),
-        };
         let path = self.codes[at].path.clone();
         let said = self.limits.len();
+        let separate = names.separate.as_ref().zip(debug_file).map(|(named, path)| (&named.elf, path));
+        let own = || (&opened.elf, path.to_bytes());
+        let (elf, file) = if debug.debug_info { own() } else { separate.unwrap_or_else(own) };
+        let mut alternate = None;
+        if let Some(link) = &elf.facts().debug.debug_alt_link {
+            alternate = self.alternate(link, &file);
+            if alternate.is_none() {
+                let AltLink { file, build_id } = link;
+                let detail =
+                    format!("what it has in common with others is in {file} (build ID {build_id}), which is not there");
+                let gap = Gap::new("/rows/-/frames/-/inlined", Reason::NotFound).path(path.clone());
+                self.limits.push(gap.detail(detail));
+            }
+        }
+        let lines = Lines::of(elf, alternate.as_ref(), &self.pages);
         if names.is_truncated() {
             let detail = "it has more functions than are looked at: some of them have no name, or that of another";
             let gap = Gap::new("/rows/-/frames/-/function", Reason::LimitReached).path(path.clone());
@@ -369,13 +383,13 @@ impl<'r> CodeMap<'r> {
             self.limits.push(gap.detail(detail));
         }
         match lines {
-            Some(Ok(lines)) => names.lines = Some(lines),
-            None | Some(Err(NoLines::Absent)) => {}
-            Some(Err(NoLines::TooLarge(bytes))) => {
+            Ok(lines) => names.lines = Some(lines),
+            Err(NoLines::Absent) => {}
+            Err(NoLines::TooLarge(bytes)) => {
                 let detail = format!("its debug information has {bytes} bytes, which are not read");
                 self.limits.push(Gap::new("/rows/-/frames/-/line", Reason::LimitReached).path(path).detail(detail));
             }
-            Some(Err(NoLines::UnknownCompression)) => {
+            Err(NoLines::UnknownCompression) => {
                 let detail = "its debug information is not compressed with zlib or zstd";
                 self.limits.push(Gap::new("/rows/-/frames/-/line", Reason::Unsupported).path(path).detail(detail));
             }
@@ -387,29 +401,41 @@ impl<'r> CodeMap<'r> {
 
     /// The file with the debug information of a module, by its build ID and by its
     /// debug link, below the target's root directory (gdb's manual, "Separate Debug
-    /// Files"). It must have the same build ID.
-    fn separate(&self, at: usize) -> Option<ElfFile<Image<'r>>> {
+    /// Files"), and its path. It must have the same build ID.
+    fn separate(&self, at: usize) -> Option<(Vec<u8>, ElfFile<Image<'r>>)> {
         let code = &self.codes[at];
         let facts = code.opened.as_ref()?.elf.facts();
         let build_id = facts.build_id.as_deref()?;
-        let mut paths = Vec::new();
-        if let Some((first, rest)) = build_id.split_at_checked(2) {
-            paths.push(format!("/usr/lib/debug/.build-id/{first}/{rest}.debug").into_bytes());
-        }
+        let mut paths = vec![by_build_id(build_id)];
         if let Some(link) = &facts.debug.debug_link {
             let path = code.path.to_bytes();
-            let directory = path.rsplitn(2, |byte| *byte == b'/').nth(1).unwrap_or_default();
+            let directory = directory_of(&path);
             for between in [&b"/"[..], b"/.debug/"] {
                 paths.push([directory, between, link.file.as_bytes()].concat());
             }
             paths.push([b"/usr/lib/debug", directory, b"/", link.file.as_bytes()].concat());
         }
         paths.into_iter().find_map(|path| {
-            let file = self.process.open_in_root(&path).ok()?;
-            let elf = ElfFile::parse(Image::File(Arc::new(file))).ok()?;
+            let elf = self.debug_file(&path, build_id)?;
             let has_names = elf.facts().debug.symtab || elf.facts().debug.debug_info;
-            (has_names && elf.facts().build_id.as_deref() == Some(build_id)).then_some(elf)
+            has_names.then_some((path, elf))
         })
+    }
+
+    /// The file that `link` in the file `from` names, below the target's root directory.
+    fn alternate(&self, link: &AltLink, from: &[u8]) -> Option<ElfFile<Image<'r>>> {
+        let named = match link.file.as_bytes() {
+            absolute @ [b'/', ..] => absolute.to_vec(),
+            relative => [directory_of(from), b"/", relative].concat(),
+        };
+        [named, by_build_id(&link.build_id)].iter().find_map(|path| self.debug_file(path, &link.build_id))
+    }
+
+    /// The file at `path` below the target's root directory, if it has this build ID.
+    fn debug_file(&self, path: &[u8], build_id: &str) -> Option<ElfFile<Image<'r>>> {
+        let file = self.process.open_in_root(path).ok()?;
+        let elf = ElfFile::parse(Image::File(Arc::new(file))).ok()?;
+        (elf.facts().build_id.as_deref() == Some(build_id)).then_some(elf)
     }
 
     /// Gaps for what a limit kept from being named since the last time.
@@ -429,4 +455,15 @@ impl<'r> CodeMap<'r> {
         }
         std::mem::take(&mut self.limits)
     }
+}
+
+/// Where a file with debug information is found by its build ID.
+fn by_build_id(build_id: &str) -> Vec<u8> {
+    let (first, rest) = build_id.split_at_checked(2).unwrap_or_default();
+    format!("/usr/lib/debug/.build-id/{first}/{rest}.debug").into_bytes()
+}
+
+/// The directory of the file at `path`.
+fn directory_of(path: &[u8]) -> &[u8] {
+    path.rsplitn(2, |byte| *byte == b'/').nth(1).unwrap_or_default()
 }

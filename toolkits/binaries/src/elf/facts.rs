@@ -216,6 +216,15 @@ pub struct DebugLink {
     pub crc: u32,
 }
 
+/// `.gnu_debugaltlink`: the file with what several debug files have in common, as dwz(1) makes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AltLink {
+    /// Its path: absolute, or from the directory of the file that names it.
+    pub file: String,
+    /// Its build ID, in hex.
+    pub build_id: String,
+}
+
 /// What is left in the file to name its addresses with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DebugState {
@@ -229,8 +238,8 @@ pub struct DebugState {
     pub debug_info: bool,
     /// `.gnu_debuglink`.
     pub debug_link: Option<DebugLink>,
-    /// The file named by `.gnu_debugaltlink` (dwz).
-    pub debug_alt_link: Option<String>,
+    /// `.gnu_debugaltlink` (dwz).
+    pub debug_alt_link: Option<AltLink>,
     /// There is a `.gnu_debugdata` (an xz-compressed ELF with a `.symtab`).
     pub mini_debug_info: bool,
     /// There is a `.gopclntab`: Go's function table, which strip keeps.

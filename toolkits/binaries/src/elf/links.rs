@@ -2,9 +2,10 @@
 
 use goblin::elf::{program_header, section_header};
 
-use super::facts::{DebugLink, DebugState, Part, Problems};
+use super::facts::{AltLink, DebugLink, DebugState, Part, Problems};
+use super::notes::hex;
 use super::source::{Source, read_cstr, read_exact, read_vec};
-use super::{Image, MAX_STRING, has_bytes};
+use super::{Image, MAX_BUILD_ID, MAX_STRING, has_bytes};
 
 /// `PT_INTERP`: the path of the dynamic loader.
 pub(super) fn interpreter<S: Source>(image: &Image<'_, S>, problems: &mut Problems) -> Option<String> {
@@ -56,16 +57,19 @@ fn debug_link<S: Source>(image: &Image<'_, S>, problems: &mut Problems) -> Optio
     link
 }
 
-fn alt_link<S: Source>(image: &Image<'_, S>, problems: &mut Problems) -> Option<String> {
+fn alt_link<S: Source>(image: &Image<'_, S>, problems: &mut Problems) -> Option<AltLink> {
     let section = image.section_with_bytes(".gnu_debugaltlink")?;
-    let limit = usize::try_from(section.size).unwrap_or(usize::MAX).min(MAX_STRING);
-    match read_cstr(image.source, section.offset, limit) {
-        Ok(Some(path)) => Some(path),
-        _ => {
-            problems.add(Part::DebugLink, ".gnu_debugaltlink is no name");
-            None
-        }
+    let size = usize::try_from(section.size).unwrap_or(usize::MAX).min(MAX_STRING + MAX_BUILD_ID);
+    let link = read_vec(image.source, section.offset, size).ok().and_then(|bytes| {
+        let end = bytes.iter().position(|byte| *byte == 0).filter(|end| *end > 0)?;
+        let (file, build_id) = (&bytes[..end], &bytes[end + 1..]);
+        let build_id = hex(&build_id[..build_id.len().min(MAX_BUILD_ID)]);
+        Some(AltLink { file: String::from_utf8_lossy(file).into_owned(), build_id })
+    });
+    if link.is_none() {
+        problems.add(Part::DebugLink, ".gnu_debugaltlink is no name");
     }
+    link
 }
 
 /// Reads a number of 1 to 8 bytes in the byte order of the file.

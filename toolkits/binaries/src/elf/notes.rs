@@ -120,7 +120,7 @@ fn features<S: Source>(image: &Image<'_, S>, desc: &[u8]) -> Option<Features> {
     None
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
         // Writing to a string cannot fail.

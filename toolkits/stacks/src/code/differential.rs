@@ -68,6 +68,11 @@ fn compare(path: &Path) -> (usize, usize) {
 
 /// The same, with a judge who reads another file with the same lines.
 fn compare_with(path: &Path, other: &Path) -> (usize, usize) {
+    compare_all(path, None, other)
+}
+
+/// The same, where `alternate` has what the file has in common with others.
+fn compare_all(path: &Path, alternate: Option<&Path>, other: &Path) -> (usize, usize) {
     let elf_of = |path: &Path| {
         let bytes = std::fs::read(path).expect("a file");
         (elf(bytes.clone()), bytes)
@@ -75,7 +80,8 @@ fn compare_with(path: &Path, other: &Path) -> (usize, usize) {
     let ((elf, _), (judged_elf, judged_bytes)) = (elf_of(path), elf_of(other));
     let judge = judge(&judged_bytes, &judged_elf);
     let pages = Rc::new(Pages::default());
-    let mut lines = Lines::of(&elf, &pages).expect("lines");
+    let alternate = alternate.map(|path| elf_of(path).0);
+    let mut lines = Lines::of(&elf, alternate.as_ref(), &pages).expect("lines");
     let text = elf.section(".text").expect("code");
     let step = (text.size / 150).max(1) | 1;
     let (mut known, mut inlined) = (0, 0);
@@ -142,6 +148,23 @@ fn sections_in_zstd_have_the_same_lines() {
     let info = elf(std::fs::read(&packed).expect("a file")).section(".debug_info").expect("one").clone();
     assert_eq!(info.flags & 0x800, 0x800, "it is compressed");
     let (known, inlined) = compare_with(&packed, &plain);
+    assert!(known > 100 && inlined > 40, "{known} {inlined}");
+}
+
+#[test]
+fn what_two_programs_have_in_common_is_found_in_the_third_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (one, two) = (["-g", "-O2"], ["-g", "-O3"]);
+    let plain = built(directory.path(), "g++", &one);
+    let [first, second, common] = ["first", "second", "common"].map(|name| directory.path().join(name));
+    std::fs::copy(&plain, &first).expect("copied");
+    std::fs::copy(built(directory.path(), "g++", &two), &second).expect("copied");
+    let output = Command::new("dwz").arg("-m").arg(&common).args([&first, &second]).output().expect("dwz");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let link = elf(std::fs::read(&first).expect("a file")).facts().debug.debug_alt_link.clone().expect("a link");
+    let facts = elf(std::fs::read(&common).expect("a file")).into_facts().0;
+    assert_eq!((Some(link.build_id), Path::new(&link.file)), (facts.build_id, common.as_path()));
+    let (known, inlined) = compare_all(&first, Some(&common), &plain);
     assert!(known > 100 && inlined > 40, "{known} {inlined}");
 }
 

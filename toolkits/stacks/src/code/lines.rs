@@ -2,6 +2,7 @@
 //! is read, and of the others no more than where they are.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use agent_binaries::elf::{ElfFile, Section as Header, read_vec};
 use agent_binaries::mapped::Image;
@@ -35,7 +36,9 @@ const ZSTD: u32 = 2;
 
 /// The lines of one module.
 pub(super) struct Lines<'r> {
-    dwarf: Dwarf<Bytes<'r>>,
+    dwarf: Arc<Dwarf<Bytes<'r>>>,
+    /// Of the file with what several modules have in common.
+    alternate: Option<Box<Lines<'r>>>,
     units: Units,
     kept: Vec<(usize, Rc<Unit<Bytes<'r>>>)>,
 }
@@ -100,12 +103,16 @@ pub(super) enum NoLines {
 }
 
 impl<'r> Lines<'r> {
-    /// Finds the debug sections of `elf`; nothing of them is read yet.
+    /// Finds the debug sections of `elf`, and of `alternate` if its `.gnu_debugaltlink` names that; nothing of them is read yet.
     ///
     /// # Errors
     ///
     /// When it has none, or none that are read.
-    pub(super) fn of(elf: &ElfFile<Image<'r>>, pages: &Rc<Pages>) -> Result<Self, NoLines> {
+    pub(super) fn of(
+        elf: &ElfFile<Image<'r>>,
+        alternate: Option<&ElfFile<Image<'r>>>,
+        pages: &Rc<Pages>,
+    ) -> Result<Self, NoLines> {
         let there = |id: SectionId| elf.section(id.name()).filter(|section| section.kind != NOBITS && section.size > 0);
         if there(SectionId::DebugInfo).is_none() {
             return Err(NoLines::Absent);
@@ -122,6 +129,7 @@ impl<'r> Lines<'r> {
         if packed > MOST_PACKED || unpacked > MOST_UNPACKED {
             return Err(NoLines::TooLarge(packed.max(unpacked)));
         }
+        let alternate = alternate.map(|elf| Lines::of(elf, None, pages)).transpose()?.map(Box::new);
         let dwarf = Dwarf::load(|id| {
             let section = there(id).filter(|_| NEEDED.contains(&id));
             let source = elf.source().clone();
@@ -136,7 +144,11 @@ impl<'r> Lines<'r> {
             };
             Ok::<_, gimli::Error>(section.reader())
         });
-        Ok(Self { dwarf: dwarf.map_err(|_| NoLines::Absent)?, units: Units::default(), kept: Vec::new() })
+        let mut dwarf = dwarf.map_err(|_| NoLines::Absent)?;
+        dwarf.sup = alternate.as_ref().map(|alternate| Arc::clone(&alternate.dwarf));
+        #[allow(clippy::arc_with_non_send_sync, reason = "as gimli holds it in another")]
+        let dwarf = Arc::new(dwarf);
+        Ok(Self { dwarf, alternate, units: Units::default(), kept: Vec::new() })
     }
 
     /// Whether there are more units than are known; true once.
@@ -294,10 +306,19 @@ impl<'r> Lines<'r> {
                     at = DebugInfoOffset(offset).to_unit_offset(&found.header)?;
                     other = Some(found);
                 }
+                AttributeValue::DebugInfoRefSup(offset) => return self.alternate.as_mut()?.function_at(offset),
                 _ => return None,
             }
         }
         None
+    }
+
+    /// The name of the function that is described at `offset` of `.debug_info`.
+    fn function_at(&mut self, offset: DebugInfoOffset<usize>) -> Option<Text> {
+        let start = self.units.holding(&self.dwarf, offset.0)?;
+        let unit = self.unit(start)?;
+        let at = offset.to_unit_offset(&unit.header)?;
+        self.function(&unit, at)
     }
 }
 
