@@ -281,6 +281,12 @@ fn what_debug_files_have_in_common_is_found_in_a_file_of_its_own() {
     fs::copy(&built, &one).and_then(|_| fs::copy(&built, &other)).expect("copied");
     tool("dwz", &["-m".as_ref(), common.as_ref(), one.as_ref(), other.as_ref()]);
     assert_lines(&outer_of(&one));
+    // Without debug information of its own it has nothing in common with others, though it still says where.
+    let stripped = directory.path().join("stripped");
+    tool("strip", &["--keep-section=.gnu_debugaltlink".as_ref(), "-o".as_ref(), stripped.as_ref(), one.as_ref()]);
+    fs::remove_file(&common).expect("removed");
+    let target = Child::ready(&mut Command::new(&stripped));
+    assert!(stacks(target.pid(), &["--stop", "never"])["gaps"] == json!([]));
     // Another file in its place is not taken for it.
     fs::copy(&built, &common).expect("copied");
     let target = Child::ready(&mut Command::new(&one));

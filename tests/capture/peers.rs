@@ -31,6 +31,20 @@ pub(crate) fn assert_as_tcpdump(captured: &Captured) {
     );
 }
 
+/// The packets of the connections whose client has one of these ports, and what tshark makes of each.
+fn packets_of(captured: &Captured, is_meant: impl Fn(&u64) -> bool) -> String {
+    let fields =
+        ["frame.time_relative", "tcp.srcport", "tcp.dstport", "tcp.seq", "tcp.ack", "tcp.len", "tcp.flags.str"];
+    let analysis = ["retransmission", "fast_retransmission", "spurious_retransmission", "out_of_order", "lost_segment"];
+    let analysis = analysis.map(|name| format!("tcp.analysis.{name}"));
+    let fields: Vec<&str> = fields.into_iter().chain(analysis.iter().map(String::as_str)).collect();
+    let rows = tshark(&captured.pcapng, "tcp", &fields);
+    let is_of = |row: &&Vec<String>| {
+        row[1..3].iter().filter_map(|port| port.parse().ok()).max().is_some_and(|port| is_meant(&port))
+    };
+    rows.iter().filter(is_of).map(|row| row.join(" ") + "\n").collect()
+}
+
 /// What tshark says of each TCP connection, by the client's port.
 fn assert_as_tshark(captured: &Captured) {
     let count = |filter: &str| {
@@ -58,7 +72,8 @@ fn assert_as_tshark(captured: &Captured) {
         ("tcp.flags.syn == 1", "syns"),
         ("tcp.analysis.lost_segment", "not_captured"),
     ] {
-        assert_eq!(both(key), count(filter), "{filter}");
+        let (own, theirs) = (both(key), count(filter));
+        assert_eq!(own, theirs, "{filter}\n{}", packets_of(captured, |port| own.get(port) != theirs.get(port)));
     }
     let mut handshakes = 0;
     for row in tshark(

@@ -357,7 +357,9 @@ impl<'r> CodeMap<'r> {
         let own = || (&opened.elf, path.to_bytes());
         let (elf, file) = if debug.debug_info { own() } else { separate.unwrap_or_else(own) };
         let mut alternate = None;
-        if let Some(link) = &elf.facts().debug.debug_alt_link {
+        // A stripped file may still name it, and has nothing that goes on there.
+        let debug = &elf.facts().debug;
+        if let Some(link) = debug.debug_alt_link.as_ref().filter(|_| debug.debug_info) {
             alternate = self.alternate(link, &file);
             if alternate.is_none() {
                 let AltLink { file, build_id } = link;
