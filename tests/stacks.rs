@@ -4,6 +4,8 @@
 
 mod common;
 
+#[path = "stacks/dwz.rs"]
+mod dwz;
 #[path = "stacks/files.rs"]
 mod files;
 #[path = "stacks/harm.rs"]

@@ -356,20 +356,17 @@ impl<'r> CodeMap<'r> {
         let separate = names.separate.as_ref().zip(debug_file).map(|(named, path)| (&named.elf, path));
         let own = || (&opened.elf, path.to_bytes());
         let (elf, file) = if debug.debug_info { own() } else { separate.unwrap_or_else(own) };
-        let mut alternate = None;
         // A stripped file may still name it, and has nothing that goes on there.
-        let debug = &elf.facts().debug;
-        if let Some(link) = debug.debug_alt_link.as_ref().filter(|_| debug.debug_info) {
-            alternate = self.alternate(link, &file);
-            if alternate.is_none() {
-                let AltLink { file, build_id } = link;
-                let detail =
-                    format!("what it has in common with others is in {file} (build ID {build_id}), which is not there");
-                let gap = Gap::new("/rows/-/frames/-/inlined", Reason::NotFound).path(path.clone());
-                self.limits.push(gap.detail(detail));
-            }
+        let link = elf.facts().debug.debug_alt_link.as_ref().filter(|_| elf.facts().debug.debug_info);
+        let alternate = link.and_then(|link| self.alternate(link, &file));
+        let mut lines = Lines::of(elf, alternate.as_ref(), &self.pages);
+        if let (Ok(lines), Some(AltLink { file, build_id })) = (&mut lines, link) {
+            let detail = format!(
+                "what it has in common with others is in {file} (build ID {build_id}), which is not there or not read"
+            );
+            let gap = Gap::new("/rows/-/frames/-/inlined", Reason::NotFound).path(path.clone());
+            lines.miss_alternate(gap.detail(detail));
         }
-        let lines = Lines::of(elf, alternate.as_ref(), &self.pages);
         if names.is_truncated() {
             let detail = "it has more functions than are looked at: some of them have no name, or that of another";
             let gap = Gap::new("/rows/-/frames/-/function", Reason::LimitReached).path(path.clone());
@@ -397,7 +394,8 @@ impl<'r> CodeMap<'r> {
             }
         }
         self.symbols_left = left;
-        self.codes[at].is_limited = self.limits.len() > said;
+        let misses_alternate = names.lines.as_ref().is_some_and(Lines::misses_alternate);
+        self.codes[at].is_limited = self.limits.len() > said || misses_alternate;
         self.codes[at].names = Some(names);
     }
 
@@ -424,13 +422,16 @@ impl<'r> CodeMap<'r> {
         })
     }
 
-    /// The file that `link` in the file `from` names, below the target's root directory.
+    /// The file that `link` in the file `from` names, below the target's root directory. Where a
+    /// link has led to `from`, a relative path begins elsewhere: it leads to `.dwz`, as packages have it.
     fn alternate(&self, link: &AltLink, from: &[u8]) -> Option<ElfFile<Image<'r>>> {
         let named = match link.file.as_bytes() {
             absolute @ [b'/', ..] => absolute.to_vec(),
             relative => [directory_of(from), b"/", relative].concat(),
         };
-        [named, by_build_id(&link.build_id)].iter().find_map(|path| self.debug_file(path, &link.build_id))
+        let last = link.file.rsplit('/').next().unwrap_or_default();
+        let packaged = format!("/usr/lib/debug/.dwz/{last}").into_bytes();
+        [named, by_build_id(&link.build_id), packaged].iter().find_map(|path| self.debug_file(path, &link.build_id))
     }
 
     /// The file at `path` below the target's root directory, if it has this build ID.
@@ -444,8 +445,9 @@ impl<'r> CodeMap<'r> {
     pub fn take_limits(&mut self) -> Vec<Gap> {
         let gap = || Gap::new("/rows/-/frames/-/line", Reason::LimitReached);
         for code in &mut self.codes {
-            let lines = code.names.as_mut().and_then(|names| names.lines.as_mut());
-            if lines.is_some_and(Lines::take_truncated) {
+            let Some(lines) = code.names.as_mut().and_then(|names| names.lines.as_mut()) else { continue };
+            self.limits.extend(lines.take_missed());
+            if lines.take_truncated() {
                 let detail = "its debug information has more units than are looked at: some lines are not known";
                 self.limits.push(gap().path(code.path.clone()).detail(detail));
             }

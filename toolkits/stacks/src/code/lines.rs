@@ -1,12 +1,13 @@
 //! Source lines and inlined functions, from DWARF: the one unit that an address lies in
 //! is read, and of the others no more than where they are.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use agent_binaries::elf::{ElfFile, Section as Header, read_vec};
 use agent_binaries::mapped::Image;
-use agent_model::Text;
+use agent_model::{Gap, Text};
 use gimli::{AttributeValue, DebugInfoOffset, Dwarf, Reader as _, SectionId, Unit, UnitOffset};
 
 use super::names::{cut, shown};
@@ -39,6 +40,10 @@ pub(super) struct Lines<'r> {
     dwarf: Arc<Dwarf<Bytes<'r>>>,
     /// Of the file with what several modules have in common.
     alternate: Option<Box<Lines<'r>>>,
+    /// What is to be said where that is needed, and is not there.
+    without_alternate: Option<Gap>,
+    /// Whether it was needed.
+    needs_alternate: Cell<bool>,
     units: Units,
     kept: Vec<(usize, Rc<Unit<Bytes<'r>>>)>,
 }
@@ -107,7 +112,7 @@ impl<'r> Lines<'r> {
     ///
     /// # Errors
     ///
-    /// When it has none, or none that are read.
+    /// When it has none, or none that are read. What is wrong with `alternate` is no error.
     pub(super) fn of(
         elf: &ElfFile<Image<'r>>,
         alternate: Option<&ElfFile<Image<'r>>>,
@@ -129,7 +134,7 @@ impl<'r> Lines<'r> {
         if packed > MOST_PACKED || unpacked > MOST_UNPACKED {
             return Err(NoLines::TooLarge(packed.max(unpacked)));
         }
-        let alternate = alternate.map(|elf| Lines::of(elf, None, pages)).transpose()?.map(Box::new);
+        let alternate = alternate.and_then(|elf| Lines::of(elf, None, pages).ok()).map(Box::new);
         let dwarf = Dwarf::load(|id| {
             let section = there(id).filter(|_| NEEDED.contains(&id));
             let source = elf.source().clone();
@@ -148,7 +153,30 @@ impl<'r> Lines<'r> {
         dwarf.sup = alternate.as_ref().map(|alternate| Arc::clone(&alternate.dwarf));
         #[allow(clippy::arc_with_non_send_sync, reason = "as gimli holds it in another")]
         let dwarf = Arc::new(dwarf);
-        Ok(Self { dwarf, alternate, units: Units::default(), kept: Vec::new() })
+        let (units, kept) = (Units::default(), Vec::new());
+        Ok(Self { dwarf, alternate, without_alternate: None, needs_alternate: Cell::new(false), units, kept })
+    }
+
+    /// Says `gap` once the alternate is needed, if it has none.
+    pub(super) fn miss_alternate(&mut self, gap: Gap) {
+        self.without_alternate = self.alternate.is_none().then_some(gap);
+    }
+
+    /// Whether it would be missed, should it be needed.
+    pub(super) fn misses_alternate(&self) -> bool {
+        self.without_alternate.is_some()
+    }
+
+    /// What is to be said of that, if it was needed; once.
+    pub(super) fn take_missed(&mut self) -> Option<Gap> {
+        self.without_alternate.take_if(|_| self.needs_alternate.get())
+    }
+
+    /// Notes whether `value` stands in the alternate.
+    fn note(&self, value: &AttributeValue<Bytes<'r>>) {
+        if let AttributeValue::DebugStrRefSup(_) | AttributeValue::DebugInfoRefSup(_) = value {
+            self.needs_alternate.set(true);
+        }
     }
 
     /// Whether there are more units than are known; true once.
@@ -217,11 +245,16 @@ impl<'r> Lines<'r> {
         let header = unit.line_program.as_ref()?.header();
         let file = header.file(index)?;
         let text = |value| {
+            self.note(&value);
             let bytes = self.dwarf.attr_string(unit, value).ok()?;
             Some(bytes.to_slice().ok()?.into_owned())
         };
         let mut path =
             unit.comp_dir.as_ref().and_then(|directory| directory.to_slice().ok()).unwrap_or_default().into_owned();
+        if unit.comp_dir.is_none() {
+            // It may be named there.
+            self.needs_alternate.set(true);
+        }
         // Number 0 is the unit's own directory.
         if file.directory_index() != 0
             && let Some(directory) = file.directory(header)
@@ -267,7 +300,11 @@ impl<'r> Lines<'r> {
                 entries = unit.entries_raw(Some(next))?;
             }
         }
-        let named = found.into_iter().map(|(_, at, from)| Call { function: self.function(unit, at), from });
+        // The outermost is named by the symbol table.
+        let named = found.into_iter().enumerate().map(|(index, (_, at, from))| {
+            let function = if index > 0 { self.function(unit, at) } else { None };
+            Call { function, from }
+        });
         Ok(named.collect())
     }
 
@@ -291,14 +328,20 @@ impl<'r> Lines<'r> {
         for _ in 0..MOST_ORIGINS {
             let unit = other.as_deref().unwrap_or(unit);
             let entry = unit.entry(at).ok()?;
-            let text = |name| entry.attr_value(name).and_then(|value| self.dwarf.attr_string(unit, value).ok());
+            let text = |name| {
+                let value = entry.attr_value(name)?;
+                self.note(&value);
+                self.dwarf.attr_string(unit, value).ok()
+            };
             let linked = text(gimli::DW_AT_linkage_name).or_else(|| text(gimli::DW_AT_MIPS_linkage_name));
             if let Some(name) = linked.or_else(|| text(gimli::DW_AT_name)) {
                 let name = name.to_string_lossy().ok()?.into_owned();
                 return Some(shown(&name));
             }
             let origin = entry.attr_value(gimli::DW_AT_abstract_origin);
-            match origin.or_else(|| entry.attr_value(gimli::DW_AT_specification))? {
+            let origin = origin.or_else(|| entry.attr_value(gimli::DW_AT_specification))?;
+            self.note(&origin);
+            match origin {
                 AttributeValue::UnitRef(offset) => at = offset,
                 AttributeValue::DebugInfoRef(DebugInfoOffset(offset)) => {
                     let start = self.units.holding(&self.dwarf, offset)?;
