@@ -1,5 +1,6 @@
 //! Servers and runtimes of Debian's packages as targets, and what a runtime may leave behind.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
@@ -129,6 +130,7 @@ fn a_go_program_is_named_as_eu_stack_and_gdb_name_it_and_the_same_when_it_is_str
     let name = "a_go_program_is_named_as_eu_stack_and_gdb_name_it_and_the_same_when_it_is_stripped";
     let directory = tempfile::tempdir().expect("a directory");
     let mut chains = Vec::new();
+    let mut places: Vec<BTreeMap<String, Value>> = Vec::new();
     for flags in [&[][..], &["-ldflags=-s -w"]] {
         let program = match go_program(directory.path(), GO, flags) {
             Ok(program) => program,
@@ -150,7 +152,25 @@ fn a_go_program_is_named_as_eu_stack_and_gdb_name_it_and_the_same_when_it_is_str
         readers.retain(|names| names.iter().any(|name| name == "main.reads"));
         assert_eq!(readers.len(), 3, "{:?}", seen["data"]["rows"]);
         chains.push(readers);
+        let frames = rows(&seen).iter().flat_map(|row| row["frames"].as_array().expect("frames"));
+        let frames = frames.filter(|frame| frame["function"].is_string() && frame["offset"].is_string());
+        let place = |frame: &Value| {
+            // Of what was inlined, the innermost is known in both.
+            let (own, inlined) = (json!([frame["file"], frame["line"]]), &frame["inlined"][0]);
+            let place = if inlined.is_null() { own } else { json!(["inlined", inlined["file"], inlined["line"]]) };
+            (format!("{} {}", frame["offset"], frame["kind"]), json!([frame["function"], place]))
+        };
+        places.push(frames.map(place).collect());
     }
+    // The code is the same, and so are its lines: of DWARF and of Go's own table.
+    let both: Vec<_> = places[0].iter().filter(|(at, _)| places[1].contains_key(*at)).collect();
+    assert!(both.len() >= 12, "{places:?}");
+    both.iter().for_each(|(at, place)| assert_eq!(**place, places[1][*at], "{at}"));
+    assert!(both.iter().filter(|(_, place)| place[1][1].is_u64()).count() >= 8, "{both:?}");
+    let reads = both.iter().find(|(_, place)| place[0] == "main.reads").expect("reads");
+    assert_eq!(reads.1[1][0], "inlined", "syscall.Read is: {reads:?}");
+    let outer = both.iter().find(|(_, place)| place[0] == "main.outer").expect("outer");
+    assert!(outer.1[1][0].as_str().is_some_and(|file| file.ends_with("/main.go")) && outer.1[1][1] == 18, "{outer:?}");
     // strip(1) takes the symbols; Go's own table stays.
     assert_eq!(chains[0], chains[1]);
     assert!(chains[0][0].windows(2).any(|two| two == ["main.reads", "main.outer"]), "{chains:?}");

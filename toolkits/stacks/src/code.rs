@@ -297,6 +297,13 @@ impl<'r> CodeMap<'r> {
         if let Some(lines) = &mut names.lines {
             let found = lines.find(svma);
             (name.file, name.line, name.inlined) = (found.file, found.line, found.inlined);
+        } else if let Some(place) = names.go.as_ref().and_then(|go| go.place(opened.elf.source(), svma)) {
+            let (file, line) = (place.file.map(|file| cut(file.as_bytes())), place.line);
+            if place.is_inlined {
+                name.inlined = vec![Inlined { function: None, file, line }];
+            } else {
+                (name.file, name.line) = (file, line);
+            }
         }
         // What a limit has cut is said each time, and so looked for each time.
         if let Some(file) = file.filter(|_| !code.is_limited && !self.pages.is_exhausted()) {
@@ -348,7 +355,7 @@ impl<'r> CodeMap<'r> {
             names.mini = mini.map(|elf| Named::new(elf, most));
             names.mini.iter().for_each(|named| _ = count(&named.symbols));
         }
-        if is_stripped && debug.go_function_table {
+        if (is_stripped || !debug.debug_info) && debug.go_function_table {
             names.go = GoTable::of(&opened.elf);
         }
         let path = self.codes[at].path.clone();

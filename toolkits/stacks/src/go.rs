@@ -1,7 +1,7 @@
 //! `.gopclntab`: Go's table of functions, which strip(1) keeps because the runtime
-//! needs it: their names, and how far the stack pointer is from the return address at
-//! each instruction. Source: Go's debug/gosym/pclntab.go, runtime/symtab.go and
-//! internal/abi/symtab.go, 1.18 and later.
+//! needs it: their names, and of each instruction its source line, and how far the stack
+//! pointer is from the return address. Source: Go's debug/gosym/pclntab.go,
+//! runtime/symtab.go, runtime/runtime2.go and internal/abi/symtab.go, 1.18 and later.
 //!
 //! Nothing is copied: an address costs a binary search of some twenty small reads.
 
@@ -11,8 +11,10 @@ use agent_binaries::elf::{ElfFile, Source, read_cstr, read_exact, read_vec};
 const MAX_NAME: usize = 4096;
 /// Functions of one program: kubelet has some 100,000.
 const MAX_FUNCTIONS: u64 = 1 << 22;
-/// Bytes of one function's table of distances.
+/// Bytes of one function's table of what its instructions have.
 const MAX_TABLE: usize = 64 << 10;
+/// `abi.PCDATA_InlTreeIndex`: which inlined call an instruction is of.
+const INLINED: u32 = 2;
 /// `abi.FuncFlagTopFrame`: nothing has called it.
 const TOP_FRAME: u8 = 1;
 /// `abi.FuncFlagSPWrite`: it moves to another stack.
@@ -29,7 +31,9 @@ pub(crate) struct GoTable {
     text: u64,
     /// Offsets from the start of the table.
     names: u64,
-    distances: u64,
+    units: u64,
+    files: u64,
+    values: u64,
     functions: u64,
     /// Bytes of what describes a function before its flags.
     flags_at: u64,
@@ -42,6 +46,18 @@ struct Function {
     start: u32,
     /// Where it is described in the table.
     description: u64,
+}
+
+/// The source of an instruction.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct GoPlace {
+    /// Its file, as the compiler was given it.
+    pub(crate) file: Option<String>,
+    /// The line in it, from 1.
+    pub(crate) line: Option<u32>,
+    /// Whether it is of a function that was inlined there. Its name is in a table to which only the memory of
+    /// the runtime leads.
+    pub(crate) is_inlined: bool,
 }
 
 /// How a frame of Go is left.
@@ -80,11 +96,13 @@ impl GoTable {
             count,
             text,
             names: word(32)?,
-            distances: word(56)?,
+            units: word(40)?,
+            files: word(48)?,
+            values: word(56)?,
             functions: word(64)?,
             flags_at,
         };
-        let parts = [table.names, table.distances, table.functions];
+        let parts = [table.names, table.units, table.files, table.values, table.functions];
         (count <= MAX_FUNCTIONS && parts.iter().all(|part| *part < table.size)).then_some(table)
     }
 
@@ -149,14 +167,42 @@ impl GoTable {
         if flags & SP_WRITE != 0 {
             return None;
         }
-        let at = self.distances.checked_add(u64::from(self.u32(source, function.description.checked_add(16)?)?))?;
+        let distance = self.value(source, function, 16, wanted)?;
+        u32::try_from(distance).ok().map(GoFrame::Size)
+    }
+
+    /// What the function's table has for `wanted` whose place is `field` bytes into what describes it.
+    fn value(&self, source: &(impl Source + ?Sized), function: Function, field: u64, wanted: u32) -> Option<i32> {
+        let at = u64::from(self.u32(source, function.description.checked_add(field)?)?);
+        // There is nothing at 0, where a function has none.
+        let at = self.values.checked_add(at).filter(|_| at != 0)?;
         let most = usize::try_from(self.size.checked_sub(at)?).ok()?.min(MAX_TABLE);
         // A few bytes are enough for nearly all of them.
         [256.min(most), most].into_iter().find_map(|most| {
             let table = read_vec(source, self.start.checked_add(at)?, most).ok()?;
-            let distance = value_at(&table, wanted - function.start)?;
-            u32::try_from(distance).ok().map(GoFrame::Size)
+            value_at(&table, wanted - function.start)
         })
+    }
+
+    /// Where the code at `svma` stands in the source.
+    pub(crate) fn place(&self, source: &(impl Source + ?Sized), svma: u64) -> Option<GoPlace> {
+        let wanted = self.wanted(svma)?;
+        let function = self.function(source, wanted)?;
+        let number = |field| self.u32(source, function.description.checked_add(field)?);
+        let line = self.value(source, function, 24, wanted).and_then(|line| u32::try_from(line).ok());
+        // Flags, padding, a count, and then the other tables.
+        let inlined = self.flags_at + 3 + u64::from(INLINED) * 4;
+        let has_inlined = number(28)? > INLINED;
+        let index = if has_inlined { self.value(source, function, inlined, wanted) } else { None };
+        // A file is the unit's, and the unit's are offsets of paths.
+        let file = self.value(source, function, 20, wanted).and_then(|file| u32::try_from(file).ok());
+        let file = file.and_then(|file| {
+            let at = (u64::from(number(32)?) + u64::from(file)) * 4;
+            let path = self.u32(source, self.units.checked_add(at)?).filter(|path| *path != u32::MAX)?;
+            let at = self.files.checked_add(u64::from(path)).filter(|at| *at < self.size)?;
+            read_cstr(source, self.start.checked_add(at)?, MAX_NAME).ok()?.filter(|path| !path.is_empty())
+        });
+        Some(GoPlace { file, line: line.filter(|line| *line > 0), is_inlined: index.is_some_and(|index| index >= 0) })
     }
 }
 
@@ -201,6 +247,77 @@ mod tests {
         let at = |wanted| value_at(&table, wanted);
         assert_eq!((at(0), at(3), at(4), at(6)), (Some(0), Some(0), Some(8), Some(8)));
         assert_eq!((at(7), at(306), at(307), at(308)), (Some(200), Some(200), Some(0), None));
+    }
+
+    /// A table with a function at 0, of 16 bytes, in `a.go` and, where something is inlined, in `b.go`.
+    fn table() -> (GoTable, Vec<u8>) {
+        let mut bytes = vec![0; 256];
+        let words = [
+            // Where it starts, where it is described, where it ends.
+            (0, 0),
+            (4, 16),
+            (8, 16),
+            // Its tables of files and lines, how many others there are, its unit's first file, the table of what is inlined.
+            (36, 4),
+            (40, 14),
+            (44, 3),
+            (48, 1),
+            (68, 22),
+            // Files: one of another unit, and three, of which the last has no path.
+            (100, 99),
+            (104, 0),
+            (108, 5),
+            (112, u32::MAX),
+        ];
+        words.into_iter().for_each(|(at, word)| bytes[at..at + 4].copy_from_slice(&word.to_le_bytes()));
+        for (at, part) in [
+            (120, &b"a.go\0b.go\0"[..]),
+            // Files 0 and 1 for four bytes each, and 2 for eight; lines 7, 30 and 8; the second is inlined.
+            (154, &[2, 4, 2, 4, 2, 8, 0]),
+            (164, &[16, 4, 46, 4, 43, 8, 0]),
+            (172, &[0, 4, 2, 4, 1, 8, 0]),
+        ] {
+            bytes[at..at + part.len()].copy_from_slice(part);
+        }
+        let table = GoTable {
+            start: 0,
+            size: 256,
+            count: 1,
+            text: 0x1000,
+            names: 120,
+            units: 100,
+            files: 120,
+            values: 150,
+            functions: 0,
+            flags_at: 41,
+        };
+        (table, bytes)
+    }
+
+    #[test]
+    fn lines_are_read_as_go_writes_them() {
+        let (mut table, bytes) = table();
+        let place = |table: &GoTable, bytes: &[u8], at: u64| {
+            let place = table.place(bytes, 0x1000 + at)?;
+            Some((place.file, place.line, place.is_inlined))
+        };
+        let file = |name: &str| Some(name.to_owned());
+        assert_eq!(place(&table, &bytes, 0), Some((file("a.go"), Some(7), false)));
+        assert_eq!(place(&table, &bytes, 5), Some((file("b.go"), Some(30), true)));
+        assert_eq!(place(&table, &bytes, 11), Some((None, Some(8), false)), "a file that there is not");
+        assert_eq!(place(&table, &bytes, 16), None);
+        // What leads out of the table leads nowhere.
+        for at in (0..160).step_by(4) {
+            for lie in [u32::MAX, u32::MAX - 7, 0x8000_0000, 300, 200] {
+                let mut bytes = bytes.clone();
+                bytes[at..at + 4].copy_from_slice(&lie.to_le_bytes());
+                (0..17).for_each(|at| _ = place(&table, &bytes, at));
+            }
+        }
+        for lie in [0, 200, 255, 256, u64::MAX - 3] {
+            (table.units, table.files, table.values) = (lie, lie, lie);
+            (0..17).for_each(|at| _ = place(&table, &bytes, at));
+        }
     }
 
     #[test]
