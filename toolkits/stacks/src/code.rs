@@ -258,6 +258,16 @@ impl<'r> CodeMap<'r> {
         name
     }
 
+    /// Names `avmas`, as far as names are kept, by address: that is nearly the order of the debug information, so
+    /// what is compressed is read forwards, and once.
+    pub fn prepare(&mut self, avmas: impl Iterator<Item = u64>) {
+        let mut all: Vec<u64> = avmas.collect();
+        all.sort_unstable();
+        all.dedup();
+        let room = MOST_NAMES.saturating_sub(self.known.len());
+        all.into_iter().take(room).for_each(|avma| _ = self.name(avma));
+    }
+
     fn look_up(&mut self, avma: u64) -> Name {
         // By start: the extents of two modules may overlap where one was mapped
         // into a hole of the other.

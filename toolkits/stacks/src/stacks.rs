@@ -23,7 +23,7 @@ use crate::frame::frames;
 use crate::glimpse::{Glimpse, Inner, Stillness, Waits};
 use crate::locks;
 use crate::look::{Looker, Method, Seen, StopPolicy, can_stop};
-use crate::unwind::{EndReason, Unwound};
+use crate::unwind::{EndReason, Frame, Unwound};
 
 pub use row::{Row, Summary, Thread};
 
@@ -225,19 +225,35 @@ impl<'r> Dump<'_, 'r> {
             return Ok(self.rows_of_one_instant(&tids, inside));
         }
         let mut rows = Vec::with_capacity(tids.len());
-        'all: for (done, some) in tids.chunks(AT_ONCE).enumerate() {
+        for (done, some) in tids.chunks(AT_ONCE).enumerate() {
             let near = self.near(some, inside.as_ref());
+            let mut looked = Vec::with_capacity(some.len());
+            let mut not_looked = None;
             for (at, (tid, near)) in some.iter().zip(near).enumerate() {
                 match near {
-                    Near::There(near) => rows.push(self.thread(*tid, *near, inside.as_mut())),
+                    Near::There(mut near) => {
+                        let seen = self.thread(*tid, &mut near, inside.as_mut());
+                        looked.push((*tid, near, seen));
+                    }
                     Near::Ended => {}
                     Near::NotLooked => {
                         let left = tids.len() - done * AT_ONCE - at;
-                        let detail = format!("{left} threads of {} were not looked at", tids.len());
-                        self.gaps.push(Gap::new("/rows", Reason::LimitReached).detail(detail));
-                        break 'all;
+                        not_looked = Some(format!("{left} threads of {} were not looked at", tids.len()));
+                        break;
                     }
                 }
+            }
+            if let Some(inside) = &mut inside {
+                let stacks = looked.iter().filter_map(|(.., seen)| seen.stack.as_ref());
+                inside.code.prepare(stacks.flat_map(|stack| &stack.frames).map(Frame::lookup_avma));
+            }
+            for (tid, near, seen) in looked {
+                let First { thread, stat, wait_channel, .. } = *near;
+                rows.push(self.row(tid, &thread, &stat, wait_channel, seen, inside.as_mut()));
+            }
+            if let Some(detail) = not_looked {
+                self.gaps.push(Gap::new("/rows", Reason::LimitReached).detail(detail));
+                break;
             }
         }
         if let Some(inside) = &mut inside {
@@ -313,19 +329,16 @@ impl<'r> Dump<'_, 'r> {
         })
     }
 
-    /// The row of one thread.
-    fn thread(&mut self, tid: u32, near: First<'r>, inside: Option<&mut Inside<'r>>) -> Noted<Row> {
-        let First { thread, stat, glimpse, wait_channel } = near;
+    /// The whole look at one thread.
+    fn thread(&mut self, tid: u32, near: &mut First<'r>, inside: Option<&mut Inside<'r>>) -> Seen {
         let policy = match self.options.stop {
-            Stop::Auto | Stop::Consistent if can_stop(stat.state) => StopPolicy::Auto,
+            Stop::Auto | Stop::Consistent if can_stop(near.stat.state) => StopPolicy::Auto,
             _ => StopPolicy::Never,
         };
-        let mut inside = inside;
-        let seen = match inside.as_mut().zip(glimpse) {
-            Some((inside, glimpse)) => self.looker(inside, policy).look_again(tid, &thread, glimpse),
-            None => self.without_memory(&thread),
-        };
-        self.row(tid, &thread, &stat, wait_channel, seen, inside)
+        match inside.zip(near.glimpse.take()) {
+            Some((inside, glimpse)) => self.looker(inside, policy).look_again(tid, &near.thread, glimpse),
+            None => self.without_memory(&near.thread),
+        }
     }
 
     fn row(
