@@ -206,7 +206,8 @@ impl Connection {
             return marks;
         }
         let end = tcp.sequence.wrapping_add(length);
-        let advances = !before(tcp.sequence, next);
+        // What begins with the byte of a probe brings something new behind it.
+        let advances = !before(tcp.sequence, next) || (length > 1 && tcp.sequence == next.wrapping_sub(1));
         if length > 0 && other.ack.is_some_and(|ack| !before(ack, end)) {
             // It was acknowledged already.
             marks.retransmission = true;
@@ -214,7 +215,9 @@ impl Connection {
             let fast =
                 other.repeats >= 2 && other.ack == Some(tcp.sequence) && now_ns.saturating_sub(other.ack_ns) < FAST_NS;
             let patience = self.handshake.whole_ns.unwrap_or(OVERTAKEN_NS);
-            let overtaken = now_ns.saturating_sub(own.next_ns) < patience && end != next;
+            // A FIN or SYN that comes again is no segment that another one has overtaken.
+            let control = u32::from(tcp.has(flags::SYN | flags::FIN));
+            let overtaken = now_ns.saturating_sub(own.next_ns) < patience && end.wrapping_add(control) != next;
             marks.retransmission = fast || !overtaken;
             marks.out_of_order = !marks.retransmission;
         }
@@ -358,6 +361,30 @@ mod tests {
         let end = &connection.ends[0];
         assert_eq!((end.retransmissions, end.out_of_order, end.gaps), (1, 1, 1));
         assert_eq!(end.rtt.count, 0, "no time is taken from what was repeated");
+    }
+
+    #[test]
+    fn what_ends_where_the_last_one_ended_was_sent_again() {
+        for (flags, length) in [(flags::FIN | flags::ACK, 0), (flags::FIN | flags::ACK, 50), (flags::ACK, 50)] {
+            let mut connection = shaken();
+            connection.segment(0, &segment(flags, 0, 901), length, 20 * MS);
+            // At once, before the time that a handshake takes has passed.
+            let again = connection.segment(0, &segment(flags, 0, 901), length, 21 * MS);
+            assert!(again.retransmission && !again.out_of_order, "{flags:#x} {length}");
+        }
+        let mut connection = Connection::default();
+        connection.segment(0, &segment(flags::SYN, 7, 0), 0, 0);
+        assert!(connection.segment(0, &segment(flags::SYN, 7, 0), 0, MS).retransmission);
+    }
+
+    #[test]
+    fn data_behind_the_byte_of_a_probe_is_new() {
+        let mut connection = shaken();
+        connection.segment(0, &segment(flags::ACK, 0, 901), 100, 20 * MS);
+        let marks = connection.segment(0, &segment(flags::ACK, 99, 901), 50, 120 * MS);
+        assert!(!marks.retransmission && !marks.out_of_order && !marks.keep_alive);
+        // That one byte alone keeps the connection alive.
+        assert!(connection.segment(0, &segment(flags::ACK, 148, 901), 1, 220 * MS).keep_alive);
     }
 
     #[test]
