@@ -84,6 +84,9 @@ impl Elf {
     }
 }
 
+/// Compressed debug information that is whole, and such that is not: its bytes are others, or there are fewer.
+const WHOLE_LINES: &str = "compressed debug information";
+const DAMAGED_LINES: [&str; 2] = ["damaged compressed debug information", "cut compressed debug information"];
 const NO_MINI: &str = "mini debug information that is none";
 
 /// Makes the files in `directory`.
@@ -229,6 +232,29 @@ impl Maker<'_> {
         }
     }
 
+    /// A file whose debug information is compressed; `change` is told where it stands.
+    fn compressed(&mut self, about: &'static str, how: &str, change: impl FnOnce(&mut Elf, usize, usize)) {
+        let (path, offset) = self.compile(about, "through", "", &["-g"]);
+        let option = std::ffi::OsString::from(format!("--compress-debug-sections={how}"));
+        let made = Command::new("objcopy").arg(option).arg(&path).status().expect("objcopy");
+        assert!(made.success(), "{about}");
+        let mut elf = Elf::read(&path);
+        let (at, size) = elf.section(".debug_info");
+        assert_eq!(elf.number(elf.header(".debug_info") + 8, 8) & 0x800, 0x800, "{about}: SHF_COMPRESSED");
+        change(&mut elf, at + 24, size - 24);
+        fs::write(&path, elf.0).expect("a file");
+        self.add(about, Then::Named, (path, offset));
+    }
+
+    fn compressed_debug_information(&mut self) {
+        self.compressed(WHOLE_LINES, "zlib", |_, _, _| {});
+        self.compressed(DAMAGED_LINES[0], "zlib", |elf, at, size| elf.put(at, &vec![0xff; size]));
+        self.compressed(DAMAGED_LINES[1], "zlib", |elf, _, size| {
+            let header = elf.header(".debug_info");
+            elf.put(header + 32, &(24 + size as u64 / 3).to_le_bytes());
+        });
+    }
+
     fn names(&mut self) {
         let pairs = |depth: usize| {
             let mut bomb = "_Z1fSt4pairI1A1AE".to_owned();
@@ -294,6 +320,7 @@ fn stacks_through_hostile_files_have_their_answers_and_the_others_too() {
     maker.call_frame_information();
     maker.tables();
     maker.debug_information();
+    maker.compressed_debug_information();
     maker.names();
     maker.debug_links();
     maker.mini_debug_information();
@@ -354,6 +381,13 @@ fn check(seen: &Value, files: &[Hostile], target: &Child) {
     let unread = files.iter().find(|file| file.about == NO_MINI).expect("a file").path.display().to_string();
     let gaps = common::gaps_at(seen, "/rows/-/frames/-/function");
     assert!(gaps.iter().any(|gap| gap["path"] == unread.as_str() && gap["reason"] == "incomplete"), "{gaps:?}");
+    let lines = common::gaps_at(seen, "/rows/-/frames/-/line");
+    for file in files.iter().filter(|file| file.about == WHOLE_LINES || DAMAGED_LINES.contains(&file.about)) {
+        let path = file.path.display().to_string();
+        let said: Vec<_> = lines.iter().filter(|gap| gap["path"] == path.as_str()).map(|gap| &gap["reason"]).collect();
+        let expected = if file.about == WHOLE_LINES { vec![] } else { vec!["malformed"] };
+        assert_eq!(said, expected, "{}: {lines:?}", file.about);
+    }
     let threads = target.truth.iter().filter(|line| line["tid"].is_u64());
     for (file, said) in files.iter().zip(threads) {
         let row = thread(seen, &said["tid"]);
@@ -366,6 +400,11 @@ fn check(seen: &Value, files: &[Hostile], target: &Child) {
         let whole = row["complete"] == true && names.iter().any(|name| name == "enter");
         assert!(whole || file.then == Then::Before, "{about}: {row}");
         assert!(names.iter().any(|name| name == "through") || file.then != Then::Named, "{about}: {names:?}");
+        let frames = row["frames"].as_array().expect("frames");
+        assert!(
+            about != WHOLE_LINES || frames.iter().any(|frame| frame["function"] == "through" && frame["line"] == 5),
+            "{row}"
+        );
         // A name is cut where it is long, and no name is made of nothing.
         assert!(names.iter().all(|name| name.len() <= 4100), "{about}");
     }

@@ -11,7 +11,7 @@ mod section;
 mod units;
 mod zstd;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -261,9 +261,7 @@ impl<'r> CodeMap<'r> {
     /// Names `avmas`, as far as names are kept, by address: that is nearly the order of the debug information, so
     /// what is compressed is read forwards, and once.
     pub fn prepare(&mut self, avmas: impl Iterator<Item = u64>) {
-        let mut all: Vec<u64> = avmas.collect();
-        all.sort_unstable();
-        all.dedup();
+        let all: BTreeSet<u64> = avmas.collect();
         let room = MOST_NAMES.saturating_sub(self.known.len());
         all.into_iter().take(room).for_each(|avma| _ = self.name(avma));
     }
@@ -315,8 +313,9 @@ impl<'r> CodeMap<'r> {
                 (name.file, name.line) = (file, line);
             }
         }
-        // What a limit has cut is said each time, and so looked for each time.
-        if let Some(file) = file.filter(|_| !code.is_limited && !self.pages.is_exhausted()) {
+        // What a limit or damage has cut is said each time, and so looked for each time.
+        let is_damaged = names.lines.as_ref().is_some_and(|lines| lines.is_damaged(&self.pages));
+        if let Some(file) = file.filter(|_| !code.is_limited && !is_damaged && !self.pages.is_exhausted()) {
             known::put(&file, svma, &name);
         }
         name
@@ -378,6 +377,8 @@ impl<'r> CodeMap<'r> {
         let alternate = link.and_then(|link| self.alternate(link, &file));
         let mut lines = Lines::of(elf, alternate.as_ref(), &self.pages);
         if let (Ok(lines), Some(AltLink { file, build_id })) = (&mut lines, link) {
+            // The target says where it is.
+            let file = Text::from(file.as_str());
             let detail = format!(
                 "what it has in common with others is in {file} (build ID {build_id}), which is not there or not read"
             );
@@ -464,6 +465,11 @@ impl<'r> CodeMap<'r> {
         for code in &mut self.codes {
             let Some(lines) = code.names.as_mut().and_then(|names| names.lines.as_mut()) else { continue };
             self.limits.extend(lines.take_missed());
+            if lines.take_damaged(&self.pages) {
+                let gap = Gap::new("/rows/-/frames/-/line", Reason::Malformed).path(code.path.clone());
+                let detail = "its debug information is cut, or not as its compression is: some lines are not known";
+                self.limits.push(gap.detail(detail));
+            }
             if lines.take_truncated() {
                 let detail = "its debug information has more units than are looked at: some lines are not known";
                 self.limits.push(gap().path(code.path.clone()).detail(detail));

@@ -2,6 +2,7 @@
 //! is read, and of the others no more than where they are.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -44,6 +45,9 @@ pub(super) struct Lines<'r> {
     without_alternate: Option<Gap>,
     /// Whether it was needed.
     needs_alternate: Cell<bool>,
+    /// The numbers of its sections, and of the alternate's.
+    sections: Range<u64>,
+    has_said_damaged: bool,
     units: Units,
     kept: Vec<(usize, Rc<Unit<Bytes<'r>>>)>,
 }
@@ -134,6 +138,7 @@ impl<'r> Lines<'r> {
         if packed > MOST_PACKED || unpacked > MOST_UNPACKED {
             return Err(NoLines::TooLarge(packed.max(unpacked)));
         }
+        let first = pages.next();
         let alternate = alternate.and_then(|elf| Lines::of(elf, None, pages).ok()).map(Box::new);
         let dwarf = Dwarf::load(|id| {
             let section = there(id).filter(|_| NEEDED.contains(&id));
@@ -153,8 +158,26 @@ impl<'r> Lines<'r> {
         dwarf.sup = alternate.as_ref().map(|alternate| Arc::clone(&alternate.dwarf));
         #[allow(clippy::arc_with_non_send_sync, reason = "as gimli holds it in another")]
         let dwarf = Arc::new(dwarf);
-        let (units, kept) = (Units::default(), Vec::new());
-        Ok(Self { dwarf, alternate, without_alternate: None, needs_alternate: Cell::new(false), units, kept })
+        Ok(Self {
+            dwarf,
+            alternate,
+            without_alternate: None,
+            needs_alternate: Cell::new(false),
+            sections: first..pages.next(),
+            has_said_damaged: false,
+            units: Units::default(),
+            kept: Vec::new(),
+        })
+    }
+
+    /// Whether a section could not be read as it says.
+    pub(super) fn is_damaged(&self, pages: &Pages) -> bool {
+        pages.are_damaged(&self.sections)
+    }
+
+    /// The same, once.
+    pub(super) fn take_damaged(&mut self, pages: &Pages) -> bool {
+        self.is_damaged(pages) && !std::mem::replace(&mut self.has_said_damaged, true)
     }
 
     /// Says `gap` once the alternate is needed, if it has none.

@@ -6,7 +6,9 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 use std::rc::Rc;
 
 use agent_binaries::elf::read_vec;
@@ -42,15 +44,19 @@ pub(super) struct Pages {
     slots: RefCell<Vec<Option<Kept>>>,
     sections: Cell<u64>,
     marks: Cell<usize>,
-    /// Bytes of the sections in zstd that are kept whole.
+    /// Bytes of the sections in zstd that are kept whole, and how many decoders of others are kept.
     kept: Cell<usize>,
+    pub(super) decoders: Cell<usize>,
     work: Cell<u64>,
+    /// The numbers of those that could not be read as they say.
+    damaged: RefCell<BTreeSet<u64>>,
 }
 
 impl Default for Pages {
     fn default() -> Self {
         let slots = RefCell::new(vec![None; KEPT]);
-        Self { slots, sections: Cell::new(0), marks: Cell::new(0), kept: Cell::new(0), work: Cell::new(0) }
+        let [marks, kept, decoders] = [Cell::new(0), Cell::new(0), Cell::new(0)];
+        Self { slots, sections: Cell::new(0), marks, kept, decoders, work: Cell::new(0), damaged: RefCell::default() }
     }
 }
 
@@ -60,7 +66,22 @@ impl Pages {
         self.work.get() > MOST_WORK
     }
 
-    fn count(&self, bytes: usize) -> gimli::Result<()> {
+    /// The number of the next section.
+    pub(super) fn next(&self) -> u64 {
+        self.sections.get()
+    }
+
+    /// Whether one of `sections` could not be read as it says: it is cut, or not as its compression is.
+    pub(super) fn are_damaged(&self, sections: &Range<u64>) -> bool {
+        self.damaged.borrow().range(sections.clone()).next().is_some()
+    }
+
+    /// Counts bytes that were read or decompressed.
+    ///
+    /// # Errors
+    ///
+    /// When that is enough for one command.
+    pub(super) fn count(&self, bytes: usize) -> gimli::Result<()> {
         self.work.set(self.work.get().saturating_add(bytes as u64));
         if self.is_exhausted() { Err(gimli::Error::Io) } else { Ok(()) }
     }
@@ -99,7 +120,7 @@ impl<'r> Section<'r> {
     /// The same for zstd.
     pub(super) fn zstd(pages: &Rc<Pages>, source: Image<'r>, offset: u64, packed: u64, size: usize) -> Rc<Self> {
         let room = zstd::MOST_KEPT.saturating_sub(pages.kept.get());
-        let section = Zstd::new(source.clone(), offset, packed, size, room);
+        let section = Zstd::new(Rc::clone(pages), source.clone(), offset, packed, size, room);
         if section.keeps() {
             pages.kept.set(pages.kept.get() + size);
         }
@@ -130,22 +151,29 @@ impl<'r> Section<'r> {
         self.pages.count(PAGE)?;
         let start = number * PAGE;
         let wanted = PAGE.min(self.size.saturating_sub(start));
-        let bytes = match &self.form {
-            Form::Plain => {
-                let at = self.offset.checked_add(start as u64).ok_or(gimli::Error::Io)?;
-                read_vec(&self.source, at, wanted).map_err(|_| gimli::Error::Io)?
-            }
-            Form::Zstd(packed) => packed.borrow_mut().read(start, wanted, |made| self.pages.count(made))?,
-            Form::Zlib(packed) => {
-                let mut packed = packed.borrow_mut();
-                packed.read(start, wanted, &self.pages, |at, most| {
-                    read_vec(&self.source, self.offset.saturating_add(at), most).unwrap_or_default()
-                })?
-            }
-        };
+        let bytes = self.bytes(start, wanted);
+        // What was given up is told elsewhere.
+        if bytes.as_ref().is_ok_and(|bytes| bytes.len() < wanted) || (bytes.is_err() && !self.pages.is_exhausted()) {
+            self.pages.damaged.borrow_mut().insert(self.number);
+        }
+        let bytes = bytes?;
         let page: Rc<[u8]> = bytes.into();
         self.pages.slots.borrow_mut()[slot] = Some((key, Rc::clone(&page)));
         Ok(page)
+    }
+
+    /// `wanted` bytes at `start`, or as many as there are.
+    fn bytes(&self, start: usize, wanted: usize) -> gimli::Result<Vec<u8>> {
+        match &self.form {
+            Form::Plain => {
+                let at = self.offset.checked_add(start as u64).ok_or(gimli::Error::Io)?;
+                read_vec(&self.source, at, wanted).map_err(|_| gimli::Error::Io)
+            }
+            Form::Zstd(packed) => packed.borrow_mut().read(start, wanted),
+            Form::Zlib(packed) => packed.borrow_mut().read(start, wanted, &self.pages, |at, most| {
+                read_vec(&self.source, self.offset.saturating_add(at), most).unwrap_or_default()
+            }),
+        }
     }
 }
 
@@ -203,7 +231,8 @@ impl Packed {
             let room = (end - self.now.output).min(PAGE);
             let result = inflate(&mut self.now.state, &packed, &mut output[..room], MZFlush::None);
             let made = result.bytes_written;
-            pages.count(made)?;
+            // A block may be empty, and be followed by others: what goes in counts too.
+            pages.count(made + result.bytes_consumed)?;
             let from = start.saturating_sub(self.now.output).min(made);
             kept.extend_from_slice(&output[from..made]);
             packed.drain(..result.bytes_consumed);
@@ -449,6 +478,74 @@ mod tests {
             reads += 1;
         }
         assert!(pages.is_exhausted() && reads > 1000, "{reads}");
+    }
+
+    #[test]
+    fn blocks_without_content_have_an_end() {
+        // Most of the work is done already.
+        let left = 4 << 20;
+        // A frame of zstd with a small window, then blocks of nothing without end (RFC 8878, 3.1.1); the same for zlib.
+        let mut zstd = vec![0; left];
+        zstd[..6].copy_from_slice(&[0x28, 0xb5, 0x2f, 0xfd, 0, 0]);
+        let mut zlib = vec![0x78, 0x01];
+        while zlib.len() < 2 * left {
+            zlib.extend_from_slice(&[0, 0, 0, 0xff, 0xff]);
+        }
+        for (packed, section) in [(zstd, Section::zstd as fn(&_, _, _, _, _) -> _), (zlib, Section::zlib)] {
+            let (pages, size) = (Rc::new(Pages::default()), packed.len() as u64);
+            pages.work.set(MOST_WORK - left as u64);
+            let section: Rc<Section<'_>> = section(&pages, Image::Copy(Arc::new(packed)), 0, size, 1 << 20);
+            assert!(read(&section.reader(), 0, 1).is_err());
+            assert!(pages.is_exhausted(), "{}", pages.work.get());
+        }
+    }
+
+    #[test]
+    fn few_decoders_are_kept_at_once() {
+        let plain = vec![b'x'; 600_000];
+        let packed = ruzstd::encoding::compress_to_vec(&plain[..], ruzstd::encoding::CompressionLevel::Fastest);
+        let (pages, size) = (Rc::new(Pages::default()), packed.len() as u64);
+        let image = Image::Copy(Arc::new(packed));
+        let sections: Vec<_> = (0..20).map(|_| Section::zstd(&pages, image.clone(), 0, size, plain.len())).collect();
+        for at in [0, 200_000, 400_000] {
+            for section in &sections {
+                assert_eq!(read(&section.reader(), at, 10).expect("there"), &plain[..10]);
+                assert!((1..=zstd::MOST_DECODERS).contains(&pages.decoders.get()), "{}", pages.decoders.get());
+            }
+        }
+        // Those that have come to their end are given back, and so are the others.
+        for section in &sections {
+            assert_eq!(read(&section.reader(), plain.len() - 10, 10).expect("there"), &plain[..10]);
+        }
+        assert_eq!(pages.decoders.get(), 0);
+        assert!(read(&sections[0].reader(), 0, 10).is_ok());
+        drop(sections);
+        assert_eq!(pages.decoders.get(), 0);
+    }
+
+    #[test]
+    fn what_is_not_as_it_says_is_told_and_what_is_too_much_is_not_told_so() {
+        let plain = vec![b'x'; 100_000];
+        let mut packer = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+        packer.write_all(&plain).expect("packed");
+        let zlib = packer.finish().expect("packed");
+        let zstd = ruzstd::encoding::compress_to_vec(&plain[..], ruzstd::encoding::CompressionLevel::Fastest);
+        let read_all = |section: &Rc<Section<'_>>| read(&section.reader(), 0, plain.len()).is_ok();
+        let pages = Rc::new(Pages::default());
+        let made: [fn(&_, _, _, _, _) -> Rc<Section<'static>>; 2] = [Section::zlib, Section::zstd];
+        for (packed, make) in [zlib, zstd].into_iter().zip(made) {
+            let cut = &packed[..packed.len() / 2];
+            for (bytes, is_whole) in [(packed.as_slice(), true), (cut, false), (&[7; 40], false), (&[], false)] {
+                let first = pages.next();
+                let section = make(&pages, Image::Copy(Arc::new(bytes.to_vec())), 0, bytes.len() as u64, plain.len());
+                assert!(!pages.are_damaged(&(first..pages.next())), "before it is read");
+                assert_eq!((read_all(&section), pages.are_damaged(&(first..pages.next()))), (is_whole, !is_whole));
+            }
+        }
+        let first = pages.next();
+        let section = Section::plain(&pages, Image::Copy(Arc::new(plain.clone())), 0, plain.len());
+        pages.work.set(MOST_WORK + 1);
+        assert!(!read_all(&section) && !pages.are_damaged(&(first..pages.next())));
     }
 
     #[test]
