@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use agent_model::data::{json_bytes, was_refused};
-use agent_model::{Cost, Data, Envelope, Gap, Observed, Reason, Seal, Shown};
+use agent_model::data::was_refused;
+use agent_model::{Cost, Data, Envelope, Gap, Kept, Observed, Reason, Seal, Shown};
 use agent_output::{Ended, Printed};
 use agent_session::redact::{Class, Classes, Redacted};
 use agent_session::{Entry, Refusal, Session};
@@ -106,15 +106,8 @@ pub(crate) struct Look<'a> {
     render: Option<ready::Render<'a>>,
 }
 
-/// So much of an answer, as JSON, is kept between the digest and the printing of it; more is serialized twice.
-const MOST_KEPT: usize = 4 << 20;
-
-/// About how many bytes the rows of `data` have as JSON, by the first and the last of them.
-fn expected_bytes(data: &dyn Data) -> u64 {
-    let count = data.row_count().unwrap_or(0);
-    let of = |at: usize| data.row(at).and_then(json_bytes).unwrap_or(0);
-    of(0).max(of(count.saturating_sub(1))) * count as u64
-}
+/// So much memory an answer may take as JSON between the digest and the printing of it, compressed; else it is serialized twice.
+const MOST_KEPT: u64 = 4 << 20;
 
 /// And only where the agent has no more memory than this with it, in bytes.
 const WITHIN: u64 = 12 << 20;
@@ -122,7 +115,7 @@ const WITHIN: u64 = 12 << 20;
 /// Data as it may be shown, and its JSON where that was kept.
 struct Known<'a> {
     data: Redacted<'a, dyn Data>,
-    json: Option<Vec<u8>>,
+    json: Option<Kept>,
 }
 
 impl Serialize for Known<'_> {
@@ -154,7 +147,7 @@ impl Shown for Known<'_> {
 
     fn write_json(&self, to: &mut dyn std::io::Write) -> std::io::Result<()> {
         match &self.json {
-            Some(json) => to.write_all(json),
+            Some(json) => json.write_to(to),
             None => self.data.write_json(to),
         }
     }
@@ -395,11 +388,10 @@ impl<'a> Look<'a> {
         let (redactor, command) = (run.session().redactor(), self.command);
         let classes = &**self.classes.get_or_insert_with(|| classes_of(command));
         let place = |field| classes.field(Some(classes.root()), field);
-        // What grows is there twice for a moment. Where memory is short, time is not.
-        let with_json = allocator::live_bytes() + 2 * expected_bytes(&*answer.data);
-        let has_room = with_json <= WITHIN.min(run.session().limits().rss_bytes / 2)
-            && !run.session().reached().any(|limit| limit == Refusal::Memory);
-        let kept = if self.keeps_json && has_room { MOST_KEPT } else { 0 };
+        // Where memory is short, time is not.
+        let room = WITHIN.min(run.session().limits().rss_bytes / 2).saturating_sub(allocator::live_bytes());
+        let is_short = run.session().reached().any(|limit| limit == Refusal::Memory);
+        let kept = if self.keeps_json && !is_short { MOST_KEPT.min(room) as usize } else { 0 };
         // It counts anew what is removed.
         let sealed = |answer: &Answer| {
             let data = Redacted::new(&*answer.data, redactor, classes, place("data"));

@@ -7,11 +7,18 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
 const AGENT: &str = env!("CARGO_BIN_EXE_agent");
+
+/// Address families of sock_diag(7).
+const INET: u8 = 2;
+const INET6: u8 = 10;
 
 /// Pairs of runs.
 const PAIRS: usize = 7;
@@ -130,7 +137,40 @@ fn connections() {
     let mut peer = Command::new("ss");
     peer.arg("-tanp");
     let name = format!("{} TCP sockets: agent sockets | ss -tanp", held.len() * 2);
-    compare(&name, &["sockets", "--protocol", "tcp"], &mut peer, None);
+    compare(
+        &name,
+        &["sockets", "--protocol", "tcp"],
+        &mut peer,
+        Some(&mut || {
+            [INET, INET6].into_iter().for_each(dump);
+            for pid in numbers("/proc") {
+                let directory = format!("/proc/{pid}/fd");
+                for fd in fs::read_dir(&directory).into_iter().flatten().flatten() {
+                    let _ = fs::read_link(fd.path());
+                }
+            }
+        }),
+    );
+}
+
+/// Asks sock_diag(7) for all TCP sockets of `family` with their `tcp_info`, and reads the answer.
+fn dump(family: u8) {
+    let kind = (AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC);
+    let diag = socket(kind.0, kind.1, kind.2, SockProtocol::NetlinkSockDiag).expect("a socket");
+    // struct nlmsghdr: SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP. struct inet_diag_req_v2: IPPROTO_TCP, INET_DIAG_INFO,
+    // all states, any sockets.
+    let mut request = Vec::new();
+    request.extend(72_u32.to_ne_bytes());
+    request.extend(20_u16.to_ne_bytes());
+    request.extend(0x301_u16.to_ne_bytes());
+    request.extend([0; 8]);
+    request.extend([family, 6, 1 << 1, 0]);
+    request.extend(u32::MAX.to_ne_bytes());
+    request.resize(72, 0);
+    send(diag.as_raw_fd(), &request, MsgFlags::empty()).expect("sent");
+    // The kernel makes the next part as one is taken, so when none is there it was the last.
+    let mut answer = vec![0; 32 << 10];
+    while recv(diag.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT).is_ok() {}
 }
 
 /// A program that has printed `"ready"`; it ends with its standard input.

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Data;
 use crate::json::{Eye, Json, Place};
+use crate::kept::Kept;
 
 /// `sha256:` and the SHA-256, in hex, of the canonical form of `data`.
 ///
@@ -31,18 +32,18 @@ pub fn digest<T: Serialize + ?Sized>(data: &T) -> Result<String, Error> {
 }
 
 /// What one pass over data gives.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Seal {
     /// As [`digest`].
     pub digest: String,
     /// How many bytes its JSON has: the canonical form is as long as any other without white space.
     pub bytes: u64,
     /// That JSON with its members as they came, where it was to be kept.
-    pub json: Option<Vec<u8>>,
+    pub json: Option<Kept>,
 }
 
-/// The digest of `data` as `eye` shows it, which stands at its place; and its JSON if it has no more than
-/// `most` bytes. Errors as [`digest`].
+/// The digest of `data` as `eye` shows it, which stands at its place; and its JSON if that takes no more than
+/// `most` bytes of memory. Errors as [`digest`].
 pub fn seal(data: &dyn Data, eye: (&dyn Eye, Place), most: usize) -> Result<Seal, Error> {
     sealed(Some(eye), most, |json| data.write(json))
 }
@@ -52,7 +53,7 @@ fn sealed(
     most: usize,
     mut write: impl FnMut(&mut Json<'_>) -> Result<(), Error>,
 ) -> Result<Seal, Error> {
-    let mut plain = Plain { bytes: (most > 0).then(Vec::new), most };
+    let mut plain = Plain { kept: (most > 0).then(Kept::default), most };
     let mut hash = Hash::default();
     if !pass(Canonical::sorted(&mut hash, &mut plain, true), eye, &mut write)? {
         hash = Hash::default();
@@ -65,7 +66,7 @@ fn sealed(
     for byte in hash.hash.finalize() {
         digest.push_str(&format!("{byte:02x}"));
     }
-    Ok(Seal { digest, bytes: hash.bytes, json: plain.bytes })
+    Ok(Seal { digest, bytes: hash.bytes, json: plain.kept })
 }
 
 /// The canonical form of `data`. Errors as [`digest`].
@@ -146,8 +147,8 @@ pub(crate) struct Canonical<'a> {
     plain: Option<&'a mut Plain>,
     /// The open objects, outermost first.
     objects: Vec<Object>,
-    /// The order of the last object that ended at each depth: rows are alike.
-    orders: Vec<Order>,
+    /// The orders of objects that have ended, by depth, the last one first: rows are alike, and what is in them is of a few kinds.
+    orders: Vec<Orders>,
     /// Of objects that have ended: for the next ones.
     unused: Vec<Vec<Member>>,
     spare: Vec<u8>,
@@ -181,6 +182,8 @@ struct Order {
     keys: Vec<u8>,
     members: Vec<usize>,
 }
+
+type Orders = [Order; 6];
 
 impl Order {
     /// Whether the object with `members` in `out` has the same keys.
@@ -226,7 +229,7 @@ impl<'a> Canonical<'a> {
     }
 
     fn sorted(feed: &'a mut dyn Feed, plain: &'a mut Plain, early: bool) -> Self {
-        let keeps = plain.bytes.is_some();
+        let keeps = plain.kept.is_some();
         Self::new(To::Sorted(feed), Some(plain).filter(|_| keeps), early)
     }
 
@@ -265,6 +268,18 @@ impl<'a> Canonical<'a> {
             let start = self.out.len();
             let members = self.unused.pop().unwrap_or_default();
             self.objects.push(Object { start, members, fed: None });
+        }
+    }
+
+    /// Puts `"text"`, of which nothing is to be escaped.
+    pub(crate) fn put_quoted(&mut self, text: &str) {
+        let start = self.out.len();
+        self.out.reserve(text.len() + 2);
+        self.out.push(b'"');
+        self.out.extend_from_slice(text.as_bytes());
+        self.out.push(b'"');
+        if let Some(plain) = &mut self.plain {
+            plain.keep(&self.out[start..]);
         }
     }
 
@@ -314,7 +329,7 @@ impl<'a> Canonical<'a> {
             let out = &mut self.out;
             let depth = self.objects.len();
             if self.orders.len() <= depth {
-                self.orders.resize_with(depth + 1, Order::default);
+                self.orders.resize_with(depth + 1, Orders::default);
             }
             self.spare.clear();
             put_in_order(out, &object.members, object.fed.is_some(), &mut self.orders[depth], &mut self.spare);
@@ -381,7 +396,7 @@ impl<'a> Canonical<'a> {
             let Some((open, before)) = object.members.split_last() else { return };
             let is_rest = object.fed.is_some() && before.is_empty();
             self.spare.extend_from_slice(&out[at..object.start]);
-            let had = put_in_order(out, before, object.fed.is_some(), &mut Order::default(), &mut self.spare);
+            let had = put_in_order(out, before, object.fed.is_some(), &mut [Order::default()], &mut self.spare);
             if had && !is_rest {
                 self.spare.push(b',');
             }
@@ -403,10 +418,14 @@ impl<'a> Canonical<'a> {
 
 /// Writes `members` of `out` in their order, with commas between them; the first one, if
 /// it `is_rest` of a member that was fed, as the first. Says whether there were any.
-fn put_in_order(out: &[u8], members: &[Member], is_rest: bool, order: &mut Order, into: &mut Vec<u8>) -> bool {
+fn put_in_order(out: &[u8], members: &[Member], is_rest: bool, orders: &mut [Order], into: &mut Vec<u8>) -> bool {
     let (rest, members) = members.split_at(usize::from(is_rest).min(members.len()));
     rest.iter().for_each(|member| into.extend_from_slice(&out[member.start..member.end]));
-    if !order.fits(out, members) {
+    let known = orders.iter().position(|order| order.fits(out, members));
+    let last = orders.len() - 1;
+    orders[..=known.unwrap_or(last)].rotate_right(1);
+    let order = &mut orders[0];
+    if known.is_none() {
         order.learn(out, members);
     }
     for (index, member) in order.members.iter().map(|at| members[*at]).enumerate() {
@@ -421,20 +440,16 @@ fn put_in_order(out: &[u8], members: &[Member], is_rest: bool, order: &mut Order
 /// What is kept as it comes.
 #[derive(Default)]
 struct Plain {
-    bytes: Option<Vec<u8>>,
-    /// The most that is kept, in bytes.
+    kept: Option<Kept>,
+    /// The most memory that it takes, in bytes.
     most: usize,
 }
 
 impl Plain {
     /// Adds `bytes`; lets go of all where that is too much.
     fn keep(&mut self, bytes: &[u8]) {
-        if let Some(kept) = &mut self.bytes {
-            if kept.len() + bytes.len() <= self.most {
-                kept.extend_from_slice(bytes);
-            } else {
-                self.bytes = None;
-            }
+        if self.kept.as_mut().is_some_and(|kept| !kept.add(bytes, self.most)) {
+            self.kept = None;
         }
     }
 }
@@ -459,6 +474,12 @@ fn key_order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    fn kept(seal: &Seal) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        seal.json.as_ref().map(|json| json.write_to(&mut out).expect("written"))?;
+        Some(out)
+    }
 
     fn text(value: &serde_json::Value) -> String {
         String::from_utf8(to_vec(value).expect("serializable")).expect("UTF-8")
@@ -496,10 +517,10 @@ mod tests {
             whole.update(to_vec(&value).expect("serializable"));
             let whole: String = whole.finalize().iter().map(|b| format!("{b:02x}")).collect();
             let plain = value.to_string().into_bytes();
-            for (most, json) in [(0, None), (plain.len() - 1, None), (plain.len(), Some(plain.clone()))] {
+            for (most, json) in [(0, None), (1000, None), (plain.len(), Some(plain.clone()))] {
                 let seal = sealed(None, most, |json| value.serialize(json)).expect("serializable");
-                assert_eq!((seal.digest, seal.bytes), (format!("sha256:{whole}"), plain.len() as u64));
-                assert!(seal.json == json, "what is kept is what serde_json writes, or nothing");
+                assert_eq!((&seal.digest, seal.bytes), (&format!("sha256:{whole}"), plain.len() as u64));
+                assert!(kept(&seal) == json, "what is kept is what serde_json writes, or nothing");
             }
         }
     }
@@ -564,7 +585,7 @@ mod tests {
         let rows = [row(), Row { z: None, a: Vec::new(), m: [].into() }, row()];
         let plain = serde_json::to_vec(&rows).expect("serializable");
         let seal = sealed(None, 1 << 10, |json| rows.serialize(json)).expect("serializable");
-        assert_eq!(seal.json, Some(plain));
+        assert_eq!(kept(&seal), Some(plain));
     }
 
     #[test]

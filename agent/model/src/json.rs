@@ -102,6 +102,11 @@ impl<'a> Json<'a> {
 
     /// `"text"`, escaped.
     fn quoted(&mut self, text: &str) {
+        // Without a branch for each byte.
+        let is_plain = text.bytes().fold(true, |plain, byte| plain & !is_escaped(byte));
+        if is_plain {
+            return self.out.put_quoted(text);
+        }
         self.out.put(b"\"");
         self.escaped(text);
         self.out.put(b"\"");
@@ -111,7 +116,7 @@ impl<'a> Json<'a> {
         let bytes = text.as_bytes();
         let mut start = 0;
         for (at, byte) in bytes.iter().enumerate() {
-            if *byte >= 0x20 && !matches!(byte, b'"' | b'\\') {
+            if !is_escaped(*byte) {
                 continue;
             }
             self.out.put(&bytes[start..at]);
@@ -179,6 +184,11 @@ impl std::fmt::Write for Escaped<'_, '_> {
         self.0.escaped(text);
         Ok(())
     }
+}
+
+/// Whether JSON has another way to write `byte`.
+fn is_escaped(byte: u8) -> bool {
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
 }
 
 fn no_floats<T>() -> Result<T, Error> {

@@ -16,6 +16,7 @@ pub mod envelope;
 pub mod finding;
 pub mod gap;
 pub mod json;
+mod kept;
 pub mod text;
 pub mod values;
 
@@ -25,6 +26,7 @@ pub use envelope::{AgentInfo, Cost, Envelope, Observed, Redaction, RedactionLeve
 pub use finding::{Finding, Level, Pointer, Unseen};
 pub use gap::{Gap, Need, Reason};
 pub use json::{Eye, Json, Place};
+pub use kept::Kept;
 pub use text::Text;
 pub use values::{Hex, Wide};
 

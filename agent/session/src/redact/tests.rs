@@ -263,7 +263,9 @@ fn the_digest_is_over_what_is_shown() {
         let removed = redactor.take_report();
         assert_eq!(wanted.contains(CANARY), level == RedactionLevel::Off, "{wanted}");
         let seal = shown.seal(1 << 20).expect("a seal");
-        assert_eq!(seal.json.map(|json| String::from_utf8(json).expect("UTF-8")), Some(wanted.clone()));
+        let mut kept = Vec::new();
+        seal.json.expect("kept").write_to(&mut kept).expect("written");
+        assert_eq!(String::from_utf8_lossy(&kept), wanted);
         assert_eq!(redactor.take_report(), removed);
         let value: serde_json::Value = serde_json::from_str(&wanted).expect("JSON");
         assert_eq!(seal.digest, agent_model::digest(&value).expect("a digest"));
