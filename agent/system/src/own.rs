@@ -32,6 +32,19 @@ pub fn take_opened() -> Vec<(Access, String)> {
     std::mem::take(&mut OPENED.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// The text of a file of `/proc` that is about us or the machine. Its size is told as 0, so std would ask for 32 bytes,
+/// and for twice as many each time.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub(crate) fn text(path: &str) -> std::io::Result<Vec<u8>> {
+    note(Access::Open, path);
+    let mut bytes = Vec::with_capacity(8 << 10);
+    fs::File::open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Our process ID in our own pid namespace.
 pub fn pid() -> u32 {
     std::process::id()
@@ -40,15 +53,13 @@ pub fn pid() -> u32 {
 /// Peak resident set of this program, in KiB (`VmHWM`; getrusage(2) would also
 /// count what the process was before execve(2)).
 pub fn peak_rss_kib() -> u64 {
-    note(Access::Open, "/proc/self/status");
-    let status = fs::read("/proc/self/status").ok().and_then(|text| parse::status(&text));
+    let status = text("/proc/self/status").ok().and_then(|text| parse::status(&text));
     status.and_then(|status| status.peak_rss_bytes).unwrap_or(0) / 1024
 }
 
 /// Our own mounts; empty where they cannot be read.
 pub fn mounts() -> Vec<Mount> {
-    note(Access::Open, "/proc/self/mountinfo");
-    fs::read("/proc/self/mountinfo").map(|text| parse::mounts(&text)).unwrap_or_default()
+    text("/proc/self/mountinfo").map(|text| parse::mounts(&text)).unwrap_or_default()
 }
 
 /// Our own supplementary groups; empty where the kernel does not tell.
@@ -59,8 +70,7 @@ pub fn groups() -> Vec<u32> {
 
 /// The text of our own `/proc/self/cgroup`.
 pub fn cgroup() -> Option<Vec<u8>> {
-    note(Access::Open, "/proc/self/cgroup");
-    fs::read("/proc/self/cgroup").ok()
+    text("/proc/self/cgroup").ok()
 }
 
 /// The inode of one of our own namespaces.
@@ -75,9 +85,8 @@ pub fn namespace(kind: &str) -> Option<u64> {
 /// True unless we are in the first user namespace, whose map is the identity over all
 /// IDs (user_namespaces(7)).
 pub fn is_in_child_user_namespace() -> bool {
-    note(Access::Open, "/proc/self/uid_map");
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    !map.split_whitespace().eq(["0", "0", "4294967295"])
+    let map = text("/proc/self/uid_map").unwrap_or_default();
+    !map.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).eq([&b"0"[..], b"0", b"4294967295"])
 }
 
 /// This boot (`/proc/sys/kernel/random/boot_id`).

@@ -48,8 +48,7 @@ impl Rights {
     /// When `/proc/self/status` cannot be read.
     pub fn now() -> Result<Self, Failure> {
         let fail = |cause: crate::Cause| Failure::new("/proc/self/status", cause);
-        crate::own::note(agent_session::Access::Open, "/proc/self/status");
-        let text = std::fs::read("/proc/self/status")
+        let text = crate::own::text("/proc/self/status")
             .map_err(|error| fail(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO).into()))?;
         let status = parse::status(&text).ok_or_else(|| fail(crate::Cause::Malformed("no Uid and Gid")))?;
         let mut rights = Self::from_status(&status);
