@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use agent_session::Access;
 
@@ -170,6 +170,12 @@ impl TerminationMessage {
     /// Where it is.
     pub const PATH: &'static str = TERMINATION_LOG;
 
+    /// Whether the kubelet has mounted the file: asked once, since a container keeps its mounts.
+    fn is_mounted() -> bool {
+        static MOUNTED: OnceLock<bool> = OnceLock::new();
+        *MOUNTED.get_or_init(|| mounts().iter().any(|mount| mount.point == TERMINATION_LOG.as_bytes()))
+    }
+
     /// Opens it, where the kubelet has mounted the file for it: nowhere else is anything
     /// created or written. `None` where it has not.
     ///
@@ -177,7 +183,7 @@ impl TerminationMessage {
     ///
     /// When the file is there and cannot be opened.
     pub fn open() -> std::io::Result<Option<Self>> {
-        if !mounts().iter().any(|mount| mount.point == TERMINATION_LOG.as_bytes()) {
+        if !Self::is_mounted() {
             return Ok(None);
         }
         note(Access::Open, TERMINATION_LOG);
@@ -192,7 +198,7 @@ impl TerminationMessage {
 
     /// What stands in it; `None` where there is no such file, or nothing in it.
     pub fn read() -> Option<Vec<u8>> {
-        if !mounts().iter().any(|mount| mount.point == TERMINATION_LOG.as_bytes()) {
+        if !Self::is_mounted() {
             return None;
         }
         note(Access::Open, TERMINATION_LOG);
