@@ -1,5 +1,5 @@
-//! JSON that is kept from the digest of an answer to the printing of it. Rows are alike: compressed, tens of
-//! thousands of them take no more than some of them did before, and that is quicker than to write them again.
+//! JSON that is kept from the digest of an answer to the printing of it. It is compressed: rows are alike, so
+//! tens of thousands of them take a MiB or two, and that is quicker than to serialize them again.
 
 use std::fmt;
 use std::io::{self, Write};
