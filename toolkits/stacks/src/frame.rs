@@ -32,8 +32,7 @@ pub struct Frame {
     #[schemars(extend("x-column" = "LINE"))]
     pub line: Option<u32>,
     /// The functions that were inlined at this address, innermost first; `file` and
-    /// `line` are then where the outermost of them was called. Of a Go program without
-    /// debug information only the innermost is known, without its name.
+    /// `line` are then where the outermost of them was called.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inlined: Vec<Inlined>,
     /// The module that the code is of; absent for code that a runtime has made.

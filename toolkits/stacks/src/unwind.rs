@@ -172,9 +172,13 @@ impl<'s> Module<'s> {
             (Machine::X86_64 | Machine::I386, Class::Elf32) => return Err(ModuleError::Class32),
             (machine, _) => return Err(ModuleError::Unsupported(machine)),
         }
-        let go = GoTable::of(elf).map(|table| GoFrames { table, source: Arc::clone(&source) });
         let tables = elf.unwind_tables().map(|tables| Tables::new(source, &tables));
-        Ok(Self { avma, bias, tables, go })
+        Ok(Self { avma, bias, tables, go: None })
+    }
+
+    /// The module with Go's own table, which is read in `source`.
+    pub(crate) fn with_go(self, table: GoTable, source: Arc<dyn Source + Send + Sync + 's>) -> Self {
+        Self { go: Some(GoFrames { table, source }), ..self }
     }
 
     /// Executable memory without unwind tables: what a JIT compiler made, or a
