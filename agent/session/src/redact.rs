@@ -11,6 +11,7 @@
 //! * `off` shows everything.
 
 mod classes;
+mod clean;
 mod secrets;
 mod serialize;
 
@@ -20,6 +21,7 @@ use std::sync::Mutex;
 
 use agent_model::{Gap, Redaction, RedactionLevel, Target, Text};
 pub use classes::{CLASS, Class, Classes, Node, unclassified};
+use clean::Clean;
 pub use secrets::Argv;
 pub use serialize::Redacted;
 use sha2::{Digest as _, Sha256};
@@ -30,12 +32,13 @@ pub struct Redactor {
     level: RedactionLevel,
     key: [u8; 32],
     removed: Mutex<BTreeMap<&'static str, u64>>,
+    clean: Clean,
 }
 
 impl Redactor {
     /// A redactor of `level`. `key` is that of the incident's pseudonyms ([`key_of`]).
     pub fn new(level: RedactionLevel, key: [u8; 32]) -> Self {
-        Self { level, key, removed: Mutex::default() }
+        Self { level, key, removed: Mutex::default(), clean: Clean::default() }
     }
 
     /// Another one of the same level and key, that counts for itself.
@@ -96,7 +99,18 @@ impl Redactor {
                 Cow::Owned(self.pseudonym(class.as_str(), text))
             }
             (_, Class::Url) => secrets::scrub_url(text, &mut |found| self.count(found)),
-            _ => secrets::scrub(text, &mut |found| self.count(found)),
+            _ if !secrets::may_hold_secret(text) || self.clean.has(text) => Cow::Borrowed(text),
+            _ => {
+                let mut is_clean = true;
+                let shown = secrets::scrub(text, &mut |found| {
+                    is_clean = false;
+                    self.count(found);
+                });
+                if is_clean && matches!(shown, Cow::Borrowed(_)) {
+                    self.clean.keep(text);
+                }
+                shown
+            }
         }
     }
 

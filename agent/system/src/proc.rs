@@ -498,6 +498,16 @@ impl<'r> Process<'r> {
         self.directory("task")?.ids()
     }
 
+    /// How many threads it has, without listing them: each is a link of `task` (proc_task_getattr in the kernel's
+    /// fs/proc/base.c), beside its own two.
+    ///
+    /// # Errors
+    ///
+    /// When the process is gone.
+    pub fn thread_count(&self) -> Result<u64, Failure> {
+        Ok(u64::from(self.attributes("task")?.links).saturating_sub(2))
+    }
+
     /// The directory of its thread `tid`.
     ///
     /// # Errors

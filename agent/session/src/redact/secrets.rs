@@ -40,7 +40,7 @@ pub(super) fn scrub<'a>(text: &'a str, count: Count<'_>) -> Cow<'a, str> {
 }
 
 /// The cheap question: a run of so many characters of a token, or a sign that gives a value.
-fn may_hold_secret(text: &str) -> bool {
+pub(super) fn may_hold_secret(text: &str) -> bool {
     const RUN: usize = 16;
     let mut run = 0;
     for byte in text.bytes() {

@@ -40,7 +40,7 @@ struct Watched<'r> {
     at_us: u64,
     /// Its place then, if it was blocked.
     blocked_at: Option<usize>,
-    /// The tick that it was listed at last.
+    /// The tick that it was looked at last.
     tick: u64,
 }
 
@@ -98,6 +98,8 @@ impl<'a, 'r> Sampler<'a, 'r> {
         let stops = Allowance::new(self.options.stop_budget, duration_us);
         self.list(start_us)?;
         let mut turn = 0;
+        // What a look takes: the next one, and the last, which comes at the end whatever was spent, are within the allowance.
+        let (mut used_us, mut look_us) = (0, 0);
         loop {
             let spent = self.run.ledger().spent();
             let stopped_us = spent.stopped_us - before.stopped_us;
@@ -105,7 +107,11 @@ impl<'a, 'r> Sampler<'a, 'r> {
             self.summary.agent_cpu_us = cpu_us;
             self.summary.stopped_us = stopped_us;
             self.summary.stops = spent.stops - before.stops;
-            let allowed_us = whole.allowed_at_us(cpu_us + stopped_us).max(stops.allowed_at_us(stopped_us));
+            if self.summary.ticks > 1 {
+                look_us = cpu_us + stopped_us - used_us;
+            }
+            used_us = cpu_us + stopped_us;
+            let allowed_us = whole.allowed_at_us(used_us + 2 * look_us).max(stops.allowed_at_us(stopped_us));
             let passed_us = clock::boot_us() - start_us;
             // Turns that have gone by are not made up for: the next look counts their time.
             let earliest = passed_us.max(allowed_us);
@@ -154,32 +160,51 @@ impl<'a, 'r> Sampler<'a, 'r> {
     fn tick(&mut self, start_us: u64, tick: u64) {
         self.summary.ticks += 1;
         let before_us = clock::boot_us();
+        // To list them costs a third of a look. As long as there are as many, and none of them has ended, they are the same.
+        let known = self.threads.len();
+        let is_same = self.process.thread_count().is_ok_and(|count| count == known as u64);
+        if is_same {
+            for tid in self.threads.keys().copied().collect::<Vec<_>>() {
+                self.sample(tid, tick);
+            }
+        }
+        if !is_same || known != self.threads.len() {
+            self.sample_listed(before_us, tick);
+        }
+        self.summary.duration_us = clock::boot_us() - start_us;
+    }
+
+    /// Looks at those that are listed and were not looked at in this tick, and forgets those that are not.
+    fn sample_listed(&mut self, before_us: u64, tick: u64) {
         let Ok(tids) = self.process.threads() else {
             self.threads.clear();
             return;
         };
         for tid in tids {
-            if let Some(watched) = self.threads.get_mut(&tid) {
-                watched.tick = tick;
-            } else if let Some(mut watched) = self.watch(tid, tick) {
-                // It began somewhere between the last look and now.
-                watched.at_us = before_us;
-                self.threads.insert(tid, watched);
+            match self.threads.get(&tid) {
+                Some(watched) if watched.tick == tick => continue,
+                Some(_) => {}
+                None => {
+                    if let Some(mut watched) = self.watch(tid) {
+                        // It began somewhere between the last look and now.
+                        watched.at_us = before_us;
+                        self.threads.insert(tid, watched);
+                    }
+                }
             }
-            self.sample(tid);
+            self.sample(tid, tick);
         }
         let gone: Vec<u32> =
             self.threads.iter().filter(|(_, watched)| watched.tick != tick).map(|(tid, _)| *tid).collect();
         for tid in gone {
             self.forget(tid);
         }
-        self.summary.duration_us = clock::boot_us() - start_us;
     }
 
     /// The threads that are there at the start.
     fn list(&mut self, start_us: u64) -> Result<(), Failure> {
         for tid in self.process.threads()? {
-            if let Some(mut watched) = self.watch(tid, 0) {
+            if let Some(mut watched) = self.watch(tid) {
                 watched.at_us = start_us;
                 self.threads.insert(tid, watched);
             }
@@ -187,7 +212,7 @@ impl<'a, 'r> Sampler<'a, 'r> {
         Ok(())
     }
 
-    fn watch(&mut self, tid: u32, tick: u64) -> Option<Watched<'r>> {
+    fn watch(&mut self, tid: u32) -> Option<Watched<'r>> {
         let directory = self.process.thread(tid).ok()?;
         let mut text = Vec::with_capacity(128);
         directory.read_piece("comm", &mut text).ok()?;
@@ -195,7 +220,7 @@ impl<'a, 'r> Sampler<'a, 'r> {
         let schedstat = if self.kept < KEPT { directory.keep("schedstat").ok() } else { None };
         self.kept += usize::from(schedstat.is_some());
         let mut watched =
-            Watched { directory, schedstat, first: Vec::new(), last: Vec::new(), at_us: 0, blocked_at: None, tick };
+            Watched { directory, schedstat, first: Vec::new(), last: Vec::new(), at_us: 0, blocked_at: None, tick: 0 };
         watched.first = watched.turns().unwrap_or_default();
         watched.last.clone_from(&watched.first);
         self.names.entry(tid).or_insert(name);
@@ -213,8 +238,9 @@ impl<'a, 'r> Sampler<'a, 'r> {
     }
 
     /// Counts the time since the last look for the place where the thread is now.
-    fn sample(&mut self, tid: u32) {
+    fn sample(&mut self, tid: u32, tick: u64) {
         let Some(watched) = self.threads.get_mut(&tid) else { return };
+        watched.tick = tick;
         let Some(turns) = watched.turns() else { return self.forget(tid) };
         let now_us = clock::boot_us();
         let time_us = now_us.saturating_sub(watched.at_us);
