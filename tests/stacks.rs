@@ -16,6 +16,8 @@ mod harm;
 mod large;
 #[path = "stacks/matrix.rs"]
 mod matrix;
+#[path = "stacks/musl.rs"]
+mod musl;
 #[path = "stacks/peers.rs"]
 mod peers;
 #[path = "stacks/real.rs"]

@@ -53,7 +53,8 @@ pub struct Frame {
     #[schemars(extend("x-class" = "word"))]
     pub kind: &'static str,
     /// How it was found: `registers`, `call_frame_info` (exact), `frame_size` (that, with
-    /// a frame pointer that was worked out and confirmed), `frame_pointer` (a guess that
+    /// a frame pointer that was worked out and confirmed), `return_path` (by following the
+    /// code to where it returns, confirmed by the call there), `frame_pointer` (a guess that
     /// fits), …
     #[schemars(extend("x-class" = "word"))]
     pub found_by: &'static str,

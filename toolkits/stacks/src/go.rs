@@ -217,7 +217,9 @@ impl GoTable {
             return Some(GoFrame::Top);
         }
         if flags & SP_WRITE != 0 {
-            return None;
+            // What it calls on the scheduler's stack never comes back (runtime/asm_amd64.s): there is nothing above it.
+            let is_mcall = self.name_of(source, function)? == "runtime.mcall";
+            return is_mcall.then_some(GoFrame::Top);
         }
         let distance = self.value(source, function, 16, wanted)?;
         u32::try_from(distance).ok().map(GoFrame::Size)

@@ -279,7 +279,13 @@ impl<'r> Looker<'_, 'r> {
         let (pc, sp) = (raw[Register::Rip as usize], raw[Register::Rsp as usize]);
         let registers =
             Register::ALL.into_iter().fold(Registers::new(pc, sp), |all, one| all.with(one, raw[one as usize]));
-        let mut stack = self.code.unwinder.unwind(registers, |address| copy.word(address), self.max_frames);
+        let (stacks, mut pages) = (Arc::clone(self.code.stacks()), Pages::new(self.memory));
+        // Code is the same at any moment; what else was not copied may be another's by now.
+        let word = |address| match copy.word(address) {
+            Err(()) if !stacks.hold(address) => pages.word(address),
+            word => word,
+        };
+        let mut stack = self.code.unwinder.unwind(registers, word, self.max_frames);
         if let EndReason::UnreadableStack { address } = stack.end
             && copy.ends_before(address)
             && self.code.stacks().hold(address)

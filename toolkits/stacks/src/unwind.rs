@@ -71,10 +71,14 @@ use std::sync::Arc;
 use agent_binaries::elf::{Class, ElfFile, Machine, Source, UnwindTables};
 
 mod cache;
+mod decode;
 #[cfg(test)]
 mod differential;
+#[cfg(test)]
+mod differential_code;
 mod fallback;
 mod memory;
+mod paths;
 mod prologue;
 mod rule;
 mod stack;
@@ -90,6 +94,7 @@ use crate::go::{GoFrame, GoTable};
 use cache::Cache;
 use fallback::Code;
 use memory::Memory;
+use paths::{Paths, Proof};
 use prologue::Prologues;
 use rule::{Plain, Rule};
 use tables::{Entry, Tables};
@@ -120,6 +125,10 @@ pub struct Module<'s> {
     bias: u64,
     tables: Option<Tables<'s>>,
     go: Option<GoFrames<'s>>,
+    /// Whether a compiler has made it, and not a runtime.
+    is_compiled: bool,
+    /// Where its program begins (AVMA).
+    entry: Option<u64>,
 }
 
 /// Go's own table, and where to read it.
@@ -151,7 +160,7 @@ impl<'s> Module<'s> {
     #[must_use]
     pub fn new(avma: Range<u64>, bias: u64, tables: &UnwindTables, source: Arc<dyn Source + Send + Sync + 's>) -> Self {
         let tables = Some(Tables::new(source, tables));
-        Self { avma, bias, tables, go: None }
+        Self { avma, bias, tables, go: None, is_compiled: true, entry: None }
     }
 
     /// A module from its ELF file, or from its image in memory. A module
@@ -173,20 +182,27 @@ impl<'s> Module<'s> {
             (machine, _) => return Err(ModuleError::Unsupported(machine)),
         }
         let tables = elf.unwind_tables().map(|tables| Tables::new(source, &tables));
-        Ok(Self { avma, bias, tables, go: None })
+        let entry = (facts.entry != 0).then(|| facts.entry.wrapping_add(bias));
+        Ok(Self { avma, bias, tables, go: None, is_compiled: true, entry })
     }
 
     /// The module with Go's own table, which is read in `source`.
     pub(crate) fn with_go(self, table: GoTable, source: Arc<dyn Source + Send + Sync + 's>) -> Self {
-        Self { go: Some(GoFrames { table, source }), ..self }
+        // It returns to its own entry points as well.
+        Self { go: Some(GoFrames { table, source }), is_compiled: self.tables.is_some(), ..self }
     }
 
     /// Executable memory without unwind tables: what a JIT compiler made, or a
     /// file that cannot be read.
     #[must_use]
     pub fn code(avma: Range<u64>) -> Self {
-        Self { avma, bias: 0, tables: None, go: None }
+        Self { avma, bias: 0, tables: None, go: None, is_compiled: false, entry: None }
     }
+}
+
+/// Whether the code at `from` leads to the instruction at `to` without a call. `read` returns the eight bytes at an address.
+pub(crate) fn leads_to(from: u64, to: u64, read: impl FnMut(u64) -> Result<u64, ()>) -> bool {
+    paths::leads_to(from, to, &mut Memory::new(read), &mut 0) == Some(true)
 }
 
 /// Unwinds the threads of one process.
@@ -199,6 +215,7 @@ pub struct Unwinder<'s> {
     modules: Vec<Module<'s>>,
     cache: Cache,
     prologues: Prologues,
+    paths: Paths,
     scratch: Scratch,
 }
 
@@ -237,6 +254,7 @@ impl<'s> Unwinder<'s> {
     pub fn remove_module(&mut self, start: u64) {
         self.modules.retain(|module| module.avma.start != start);
         self.prologues = Prologues::default();
+        self.paths = Paths::default();
         self.cache.clear();
     }
 
@@ -342,10 +360,25 @@ impl<'s> Unwinder<'s> {
             }
             Rule::Missing => {
                 let code = |avma| code_at(&self.modules, avma);
+                if code(lookup) == Code::Compiled {
+                    let is_entry = |avma| is_entry(&self.modules, avma);
+                    let is_caller = frame.kind == FrameKind::ReturnAddress;
+                    if is_caller && (is_entry(avma) || self.paths.ends_thread(avma, memory)) {
+                        return Err(EndReason::Root);
+                    }
+                    match self.paths.step(registers, memory, code, is_entry) {
+                        Ok(Proof::Called) => return Ok((FoundBy::ReturnPath, false)),
+                        Ok(Proof::Some) => return Ok((FoundBy::UnprovenReturn, false)),
+                        Err(needs) if needs.needs_frame_pointer() => return Err(needs),
+                        Err(_) => {}
+                    }
+                }
                 if frame.kind == FrameKind::Pc && fallback::step_from_leaf(registers, memory, code) {
                     return Ok((FoundBy::TopOfStack, false));
                 }
-                fallback::step_by_frame_pointer(registers, memory, code)?;
+                let module = self.module_at(lookup).map(|at| &self.modules[at]);
+                let keeps = module.is_some_and(|module| !module.is_compiled || module.go.is_some());
+                fallback::step_by_frame_pointer(registers, memory, code, keeps)?;
                 Ok((FoundBy::FramePointer, false))
             }
         }
@@ -414,10 +447,18 @@ fn module_at(modules: &[Module<'_>], avma: u64) -> Option<usize> {
     modules[at].avma.contains(&avma).then_some(at)
 }
 
+/// Whether `avma` is of the first instructions of a program.
+fn is_entry(modules: &[Module<'_>], avma: u64) -> bool {
+    /// Bytes of them, up to the call of what starts it.
+    const ENTRY: u64 = 64;
+    let entry = module_at(modules, avma).and_then(|at| modules[at].entry);
+    entry.is_some_and(|entry| (entry..entry.saturating_add(ENTRY)).contains(&avma))
+}
+
 fn code_at(modules: &[Module<'_>], avma: u64) -> Code {
-    match module_at(modules, avma).map(|at| &modules[at].tables) {
+    match module_at(modules, avma).map(|at| modules[at].is_compiled) {
         None => Code::None,
-        Some(None) => Code::Generated,
-        Some(Some(_)) => Code::Compiled,
+        Some(false) => Code::Generated,
+        Some(true) => Code::Compiled,
     }
 }

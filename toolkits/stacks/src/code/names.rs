@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use agent_binaries::demangle::demangle;
-use agent_binaries::elf::{ElfFile, SymbolOrigin, SymbolTable, read_vec};
+use agent_binaries::elf::{ElfFile, SymbolOrigin, SymbolTable, read_exact, read_vec};
 use agent_binaries::mapped::{Image, Opened};
 use agent_model::Text;
 
 use super::lines::Lines;
 use super::mini;
 use crate::go::GoTable;
+use crate::unwind;
 
 /// An ELF file and its function symbols.
 pub(super) struct Named<'r> {
@@ -48,8 +49,12 @@ impl<'r> Names<'r> {
     }
 
     pub(super) fn lookup(&self, elf: &ElfFile<Image<'r>>, svma: u64) -> Option<(String, u64)> {
-        let own = || self.own.lookup(elf, svma).map(|symbol| (symbol.name, symbol.offset));
-        if self.own.origin() == SymbolOrigin::Symtab {
+        let symbol = self.own.lookup(elf, svma);
+        let is_whole = self.own.origin() == SymbolOrigin::Symtab;
+        // Without a size (assembly) it counts up to the next one, and between them there may be others that are not exported.
+        let own = || symbol.filter(|symbol| is_whole || symbol.size > 0 || leads_to(elf, symbol.svma, svma));
+        let own = || own().map(|symbol| (symbol.name, symbol.offset));
+        if is_whole {
             return own();
         }
         let separate = self.separate.as_ref().and_then(|named| named.lookup(svma));
@@ -61,6 +66,16 @@ impl<'r> Names<'r> {
             }
         })
     }
+}
+
+/// Whether the code at `from` in `elf` leads to that at `to`: these are addresses as linked (SVMA).
+fn leads_to(elf: &ElfFile<Image<'_>>, from: u64, to: u64) -> bool {
+    unwind::leads_to(from, to, |svma| {
+        let offset = elf.source_offset_of(svma).ok_or(())?;
+        let mut word = [0; 8];
+        read_exact(elf.source(), offset, &mut word).map_err(|_| ())?;
+        Ok(u64::from_le_bytes(word))
+    })
 }
 
 /// The ELF file in `.gnu_debugdata`.

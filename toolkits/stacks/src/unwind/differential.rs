@@ -16,29 +16,29 @@ use super::x86_64::Register;
 
 /// Real tables: of gcc, of hand-written assembly, of g++, and of a large C
 /// program.
-const FILES: [&str; 4] = [
+pub(super) const FILES: [&str; 4] = [
     "/lib/x86_64-linux-gnu/libc.so.6",
     "/lib64/ld-linux-x86-64.so.2",
     "/usr/lib/x86_64-linux-gnu/libstdc++.so.6",
     "/usr/bin/python3",
 ];
 
-fn tables(path: &str) -> Option<(Vec<u8>, UnwindTables)> {
+pub(super) fn tables(path: &str) -> Option<(Vec<u8>, UnwindTables)> {
     let bytes = std::fs::read(path).ok()?;
     let tables = ElfFile::parse(&bytes[..]).unwrap().unwind_tables().unwrap();
     Some((bytes, tables))
 }
 
-fn present() -> impl Iterator<Item = &'static str> {
+pub(super) fn present() -> impl Iterator<Item = &'static str> {
     FILES.into_iter().filter(|path| Path::new(path).exists())
 }
 
 /// Memory whose every word is different, and higher than the stack pointer.
-fn word(address: u64) -> Result<u64, ()> {
+pub(super) fn word(address: u64) -> Result<u64, ()> {
     Ok(0x7fff_0000_0000 + (address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) * 8)
 }
 
-fn registers(seed: u64) -> Registers {
+pub(super) fn registers(seed: u64) -> Registers {
     let mut registers = Registers::new(0x40_0000, 0x7ffe_0000_0000);
     for register in Register::ALL {
         if !matches!(register, Register::Rip | Register::Rsp) {

@@ -24,10 +24,9 @@ where
 pub(super) enum Code {
     /// None.
     None,
-    /// A module with unwind tables: what a compiler made, which returns only to
-    /// where it called from.
+    /// A module: what a compiler made, which returns only to where it called from.
     Compiled,
-    /// Without tables: what a runtime made. The JVM's interpreter returns to
+    /// What a runtime made. The JVM's interpreter returns to
     /// entry points that no call stands before.
     Generated,
 }
@@ -61,11 +60,13 @@ where
 /// Follows the frame pointer: the caller's frame pointer lies at it, the return
 /// address behind that (System V ABI, AMD64 supplement, 3.2.2). The register may
 /// hold anything else, so all that can be checked must fit: the stack goes up,
-/// the address is code, and the code before it is a call.
+/// the address is code, and the code before it is a call. Code that does not keep
+/// frame pointers may leave it at zero anywhere.
 pub(super) fn step_by_frame_pointer<F>(
     registers: &mut Registers,
     memory: &mut Memory<F>,
     code: impl Fn(u64) -> Code,
+    keeps_frame_pointers: bool,
 ) -> Result<(), EndReason>
 where
     F: FnMut(u64) -> Result<u64, ()>,
@@ -74,7 +75,7 @@ where
     let frame = registers.get(Register::FRAME_POINTER, memory)?;
     if frame == 0 {
         // "The deepest frame", by the ABI.
-        return Err(EndReason::Root);
+        return Err(if keeps_frame_pointers { EndReason::Root } else { none });
     }
     if frame < registers.sp() || frame % 8 != 0 {
         return Err(none);

@@ -39,6 +39,11 @@ pub enum FoundBy {
     /// first instructions say how far it lies above the stack pointer, and the call before
     /// the return address that is there leads to the function.
     FrameSize,
+    /// Without call frame information, by following the code to where it returns: the call before the return address
+    /// that is there leads to the code.
+    ReturnPath,
+    /// The same, where the call before the return address is not known to lead there: it may be wrong.
+    UnprovenReturn,
     /// By Go's own table, which says of each instruction how large the frame is.
     GoTable,
     /// By what the kernel saved for a signal handler, without call frame
@@ -60,6 +65,8 @@ impl FoundBy {
             Self::Registers => "registers",
             Self::CallFrameInfo => "call_frame_info",
             Self::FrameSize => "frame_size",
+            Self::ReturnPath => "return_path",
+            Self::UnprovenReturn => "unproven_return",
             Self::GoTable => "go_table",
             Self::SignalContext => "signal_context",
             Self::TopOfStack => "top_of_stack",
@@ -212,7 +219,7 @@ impl Unwound {
     /// Every frame follows from the one before, none was guessed.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        use FoundBy::{FramePointer, TopOfStack};
-        self.frames.iter().all(|frame| !matches!(frame.found_by, TopOfStack | FramePointer))
+        use FoundBy::{FramePointer, TopOfStack, UnprovenReturn};
+        self.frames.iter().all(|frame| !matches!(frame.found_by, TopOfStack | FramePointer | UnprovenReturn))
     }
 }
