@@ -45,6 +45,7 @@ fn main() {
         let pid = target.pid();
         let name = format!("{threads} blocked, static: eu-stack");
         compare(&name, &pid, &[], Command::new("eu-stack").args(["-p", &pid]));
+        warm(&format!("{threads} blocked, static, warm: eu-stack"), &pid);
     }
     let py_spy = py_spy();
     for threads in [50, 500] {
@@ -62,6 +63,32 @@ fn main() {
     }
     single_stops();
     profiles();
+}
+
+/// What each further dump of one command takes: a scenario of eleven looks beside one of a single look. What is found is
+/// kept as evidence, digested and printed, which is a part of it.
+fn warm(name: &str, pid: &str) {
+    let scenario = |looks: usize| {
+        let path = std::env::temp_dir().join(format!("bench-{}-{looks}.yaml", std::process::id()));
+        let mut text = "name: warm\ntitle: Looks at all threads again and again\nsteps:\n".to_owned();
+        (0..looks).for_each(|n| text += &format!("  - {{name: look{n}, collect: stacks, options: {{flat: true}}}}\n"));
+        text += "judge:\n  - {id: none, asks: nothing, level: info, when: \"false\", message: none, otherwise: none}\n";
+        std::fs::write(&path, text).expect("a file");
+        path
+    };
+    let (few, many) = (scenario(1), scenario(11));
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..PAIRS {
+        let run = |path: &Path| time(Command::new(AGENT).arg("run").arg(path).args(["--pid", pid, "-o", "json"]));
+        let one = run(&few);
+        ours.push(run(&many).saturating_sub(one) / 10);
+        theirs.push(time(Command::new("eu-stack").args(["-p", pid])));
+    }
+    [few, many].iter().for_each(|path| _ = std::fs::remove_file(path));
+    if let (Some(ours), Some(theirs)) = (median(ours), median(theirs)) {
+        let [a, b] = [ours, theirs].map(|time| time.as_secs_f64() * 1e3);
+        println!("{name:<36} {a:>7.2} ms {b:>7.2} ms {:>7.1} {:>7} {:>8} us", b / a, "-", "-");
+    }
 }
 
 /// py-spy: that of this machine, or PyPI's, which its ordinary client installs beside this bench.
@@ -90,10 +117,10 @@ fn single_stops() {
 
 /// What a profile costs the agent, and the target.
 fn profiles() {
-    println!("\n{:<36} {:>8} {:>12} {:>12}", "profile, 5 s at 49 Hz", "ticks", "agent + stops", "slow-down");
+    println!("\n{:<36} {:>8} {:>12} {:>16}", "profile, 5 s at 49 Hz", "ticks", "agent + stops", "slow-down");
     let mut idle = Command::new(agent_targets::build("threads", &["-O2"]));
     let idle = Target::new(idle.arg("50"));
-    profile("50 blocked threads", &idle.pid(), None);
+    profile("50 blocked threads", &idle.pid(), &[]);
     let mut command = Command::new(agent_targets::build("shares", &["-O2"]));
     let mut busy = Target::new(command.arg("w"));
     let mut ratios: Vec<f64> = Vec::new();
@@ -104,9 +131,8 @@ fn profiles() {
         });
         ratios.push(watched / alone);
     }
-    ratios.sort_by(f64::total_cmp);
     let pid = busy.pid();
-    profile("a thread that computes", &pid, Some(1.0 - ratios[PAIRS / 2]));
+    profile("a thread that computes", &pid, &ratios);
     drop(busy);
     redis();
 }
@@ -123,20 +149,20 @@ fn redis() {
     while !socket.exists() && server.0.try_wait().is_ok_and(|ended| ended.is_none()) {
         std::thread::sleep(Duration::from_millis(10));
     }
-    // Requests that take some six seconds.
+    // Requests that take some two seconds: the machine is not the same from one to the next, so there are many.
     let requests = || {
         let mut command = Command::new("redis-benchmark");
-        command.args(["-q", "-t", "get", "-c", "20", "-n", "300000", "--csv", "-s"]).arg(&socket);
+        command.args(["-q", "-t", "get", "-c", "20", "-n", "150000", "--csv", "-s"]).arg(&socket);
         let begin = Instant::now();
         let output = command.stderr(Stdio::null()).output().expect("redis-benchmark");
         assert!(output.status.success());
-        300_000.0 / begin.elapsed().as_secs_f64()
+        150_000.0 / begin.elapsed().as_secs_f64()
     };
     let pid = server.0.id().to_string();
     requests();
     let mut ratios: Vec<f64> = Vec::new();
-    for _ in 0..PAIRS {
-        let alone = requests();
+    let mut alone = requests();
+    for _ in 0..4 * PAIRS {
         let mut agent = Command::new(AGENT);
         agent
             .args(["profile", "--for", "60s", "--pid", &pid, "-o", "json"])
@@ -145,10 +171,12 @@ fn redis() {
         let agent = Ended(agent.spawn().expect("the agent"));
         let watched = requests();
         drop(agent);
-        ratios.push(watched / alone);
+        // Between two without it, since the machine drifts.
+        let after = requests();
+        ratios.push(watched / ((alone + after) / 2.0));
+        alone = after;
     }
-    ratios.sort_by(f64::total_cmp);
-    profile("redis-server, requests a second", &pid, Some(1.0 - ratios[PAIRS / 2]));
+    profile("redis-server, requests a second", &pid, &ratios);
     let _ = std::fs::remove_file(&socket);
 }
 
@@ -162,13 +190,21 @@ impl Drop for Ended {
     }
 }
 
-fn profile(name: &str, pid: &str, slow_down: Option<f64>) {
+/// One profile by what it says of itself, and what the target got done beside it: the mean and its standard error.
+fn profile(name: &str, pid: &str, ratios: &[f64]) {
     let seen = answer(&["profile", "--for", "5s", "--pid", pid]);
     let summary = &seen["data"]["summary"];
     let number = |key: &str| summary[key].as_f64().unwrap_or(f64::NAN);
     let share = 100.0 * (number("agent_cpu_us") + number("stopped_us")) / number("duration_us");
-    let slow_down = slow_down.map_or("-".to_owned(), |share| format!("{:.2} %", 100.0 * share));
-    println!("{name:<36} {:>8} {share:>10.2} % {slow_down:>12}", summary["ticks"]);
+    let count = ratios.len() as f64;
+    let mean = ratios.iter().sum::<f64>() / count;
+    let squares = ratios.iter().map(|ratio| (ratio - mean).powi(2)).sum::<f64>();
+    let error = (squares / (count - 1.0) / count).sqrt();
+    let slow_down = match ratios {
+        [] => "-".to_owned(),
+        _ => format!("{:.2} ± {:.2} %", 100.0 * (1.0 - mean), 100.0 * error),
+    };
+    println!("{name:<36} {:>8} {share:>10.2} % {slow_down:>16}", summary["ticks"]);
 }
 
 /// A program that has printed `"ready"`; it ends with its standard input.

@@ -29,6 +29,7 @@ NAMED int sorts(int n) { int all[2] = {n, 1}; qsort(all, 2, sizeof *all, compare
 int main(void) { puts("\"ready\""); fflush(stdout); return through_assembly(sorts, 2) + sink; }
 "#;
 
+/// It waits in a destructor that is run while an exception passes through.
 const CPP: &str = r#"
 #include <cstdio>
 #include <functional>
@@ -38,7 +39,8 @@ const CPP: &str = r#"
 static volatile int sink;
 namespace shop {
 struct Item { std::string name; int price; };
-template <typename T> NAMED int order(T item, int n) { char byte; int got = int(read(0, &byte, 1)); return got + n + sink + int(sizeof item); }
+struct Guard { int n; NAMED ~Guard() { char byte; sink = n + int(read(0, &byte, 1)); } };
+template <typename T> NAMED int order(T item, int n) { Guard guard{n}; if (sink == 0) throw n; return sink + int(sizeof item); }
 class Till {
 public:
     NAMED virtual int pay(const Item &item) { auto later = [&](int n) NAMED { return order(item.price * 1.5, n) + sink; }; return later(4) + sink; }
@@ -47,7 +49,7 @@ public:
 };
 }
 namespace { NAMED int hidden(shop::Till &till) { return till(5) + sink; } }
-int main() { std::puts("\"ready\""); std::fflush(stdout); shop::Till till; return hidden(till) + sink; }
+int main() { std::puts("\"ready\""); std::fflush(stdout); shop::Till till; try { return hidden(till) + sink; } catch (int n) { return n; } }
 "#;
 
 const RUST: &str = r#"
