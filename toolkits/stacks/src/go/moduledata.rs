@@ -80,7 +80,7 @@ pub(super) fn find<S: Source>(
 fn search<S: Source>(place: &Place<'_, S>, searched: Range<u64>, svma: u64, table: &GoTable) -> Option<[u64; WORDS]> {
     let wanted = svma.wrapping_add(place.base());
     let mut piece = vec![0; PIECE];
-    let mut at = searched.start.next_multiple_of(8);
+    let mut at = searched.start.checked_next_multiple_of(8)?;
     while at < searched.end {
         let length = usize::try_from(searched.end - at).map_or(PIECE, |left| left.min(PIECE));
         place.read(at, &mut piece[..length])?;
@@ -95,7 +95,7 @@ fn search<S: Source>(place: &Place<'_, S>, searched: Range<u64>, svma: u64, tabl
                 }
             }
         }
-        at += PIECE as u64;
+        at = at.checked_add(PIECE as u64)?;
     }
     None
 }
