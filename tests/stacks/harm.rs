@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::common::{self, Child, SOON, agent, cont, gaps_at, json, rows, run, state_in, stop, wait_until};
+use super::peers::wait_blocked;
 use super::{contains_chain, functions, stacks, thread};
 
 /// Every thread of the target is there, runs or waits by itself, and has no tracer.
@@ -329,4 +330,44 @@ fn a_stack_that_lies_ends_with_a_reason() {
         assert!(rows(&seen).len() >= target.truth.len() + 2);
     }
     assert_unharmed(target.pid());
+}
+
+/// Threads that wait in code which nothing describes, and which leads from page to page for ever.
+#[cfg(target_arch = "x86_64")]
+const LEADS_NOWHERE: &str = r#"
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+extern char waits[];
+__asm__(".text\n.globl waits\n.balign 16\nwaits:\n.rept 200\nmov $34, %eax\nsyscall\njmp hops\n.balign 16\n.endr\n"
+        ".balign 4096\nhops:\n.rept 2500\njmp 1f\n.balign 4096\n1:\n.endr\njmp hops\n");
+static void *begins(void *at) { ((void (*)(void))at)(); return at; }
+int main(void) {
+    pthread_t thread;
+    char byte;
+    for (int n = 0; n < 200; n++) pthread_create(&thread, 0, begins, waits + 16 * n);
+    puts("\"ready\"");
+    fflush(stdout);
+    return (int)read(0, &byte, 1);
+}
+"#;
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn code_that_leads_nowhere_is_followed_for_a_while() {
+    let target = Child::ready(&mut Command::new(common::compile_c(LEADS_NOWHERE, &["-O1"])));
+    wait_blocked(target.pid());
+    let begin = std::time::Instant::now();
+    let answer = run(["stacks", "--flat", "--stop", "never", "--pid", &target.pid().to_string()]);
+    assert_eq!(answer.status, 3, "{}", answer.stderr);
+    // Two seconds of this build, on a machine that does nothing else.
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    let seen = answer.json();
+    let main = thread(&seen, &json!(target.pid()));
+    assert_eq!(main["complete"], true, "{main}");
+    let lost: Vec<&Value> = rows(&seen).iter().filter(|row| row["threads"][0]["tid"] != target.pid()).collect();
+    assert_eq!(lost.len(), 200);
+    assert!(lost.iter().all(|row| row["complete"] == false), "{lost:?}");
+    assert!(lost.iter().any(|row| row["end"] == "not_followed"), "{lost:?}");
+    assert_eq!(gaps_at(&seen, "/rows/").len(), 200, "{}", seen["gaps"]);
 }

@@ -22,7 +22,7 @@ const GO_1_20: u32 = 0xffff_fff1;
 /// What follows: padding, the least length of an instruction, and the size of a pointer, of x86-64.
 const KIND: [u8; 4] = [0, 0, 1, 8];
 /// Bytes that are searched for a table that has no section.
-const MAX_SEARCHED: u64 = 256 << 20;
+const MAX_SEARCHED: u64 = 64 << 20;
 /// Calls that are inlined into each other at one address.
 const MAX_INLINED: usize = 64;
 /// `abi.PCDATA_InlTreeIndex`: which inlined call an instruction is of.

@@ -368,7 +368,8 @@ impl<'s> Unwinder<'s> {
                     }
                     match self.paths.step(registers, memory, code, is_entry) {
                         Ok(Proof::Called) => return Ok((FoundBy::ReturnPath, false)),
-                        Ok(Proof::Some) => return Ok((FoundBy::UnprovenReturn, false)),
+                        Ok(Proof::Unproven) => return Ok((FoundBy::UnprovenReturn, false)),
+                        Err(end @ EndReason::NotFollowed { .. }) => return Err(end),
                         Err(needs) if needs.needs_frame_pointer() => return Err(needs),
                         Err(_) => {}
                     }

@@ -85,10 +85,11 @@ fn follows_the_frame_pointer_where_there_are_no_tables_and_says_so() {
     let memory = target.memory();
     let stopped = Stopped::seize(target.pid());
     let stack = image.unwinder().unwind(stopped.registers(), |address| memory.read(address), 256);
-    assert!(matches!(stack.end, EndReason::NoUnwindInfo { .. }), "{}", stack.end);
+    // What is behind that was found by a guess, if at all: as the stack lies, its frame pointer may lead on.
+    assert!(!stack.is_exact(), "{} {:?}", stack.end, stack.frames);
     assert_eq!(image.names(&stack)[..7], ["read", "bottom", "f12", "f11", "f10", "f9", "f8"]);
     assert!(stack.frames[2..7].iter().all(|frame| frame.found_by == FoundBy::ReturnPath), "{:?}", stack.frames);
-    assert!(stack.frames[7..].iter().all(|frame| frame.found_by == FoundBy::FramePointer), "{:?}", stack.frames);
+    assert_eq!(stack.frames[7].found_by, FoundBy::FramePointer, "{:?}", stack.frames);
 }
 
 #[test]

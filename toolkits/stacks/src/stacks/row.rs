@@ -37,7 +37,7 @@ pub struct Row {
     #[schemars(extend("x-column" = "COMPLETE"))]
     pub complete: bool,
     /// Why there are no more frames: `root`, `truncated`, `needs_register`,
-    /// `no_unwind_info`, `malformed_unwind_info`, `not_code`, `unreadable_stack`,
+    /// `no_unwind_info`, `not_followed` (so much code without it that no more is looked through), `malformed_unwind_info`, `not_code`, `unreadable_stack`,
     /// `no_progress`, `went_on` (the thread, before the rest was read), `not_copied` (the rest, while it was held); absent
     /// without a stack.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -18,8 +18,9 @@ use super::x86_64::{self, CALLEE_SAVED, Register};
 
 /// Instructions that are followed from one address.
 const MOST: usize = 3000;
-/// Instructions that are followed in one process: some hundred milliseconds, for code that is made to be followed for ever.
-const MOST_IN_ALL: usize = 2_000_000;
+/// Instructions that are followed in one process: those of musl take some thousands, and of code that is made for it each may
+/// be on a page of its own.
+const MOST_IN_ALL: usize = 300_000;
 /// Instructions after which a return that was found will do.
 const ENOUGH: usize = 400;
 /// Places that one function may return by: more is something else.
@@ -58,8 +59,51 @@ struct Ways {
 pub(super) enum Proof {
     /// The call before the return address leads to the code that returns by it.
     Called,
-    /// There is a call before it.
-    Some,
+    /// There is a call before it, of who knows what.
+    Unproven,
+}
+
+/// A caller that a function may return to.
+#[derive(Debug, Clone, Copy)]
+struct Caller {
+    way: Return,
+    /// Where its return address lies (AVMA).
+    place: u64,
+    address: u64,
+    proof: Proof,
+}
+
+impl Caller {
+    /// Turns the registers of the function into its.
+    fn enter<F>(&self, registers: &mut Registers, memory: &mut Memory<F>)
+    where
+        F: FnMut(u64) -> Result<u64, ()>,
+    {
+        let sp = registers.sp();
+        let frame = registers.get(Register::FRAME_POINTER, memory);
+        for (register, saved) in CALLEE_SAVED.into_iter().zip(self.way.saved) {
+            match (saved, frame) {
+                (None, _) => {}
+                (Some((Base::Stack, offset)), _) => registers.set_place(register, sp.wrapping_add_signed(offset)),
+                (Some((Base::Frame, offset)), Ok(frame)) => {
+                    registers.set_place(register, frame.wrapping_add_signed(offset));
+                }
+                (Some((Base::Frame, _)), Err(_)) => registers.forget(register),
+            }
+        }
+        registers.forget_caller_saved();
+        let above = x86_64::RETURN_ADDRESS_SIZE + u64::from(self.way.arguments);
+        registers.set(Register::STACK_POINTER, self.place.wrapping_add(above));
+        registers.set(Register::PC, self.address);
+    }
+}
+
+/// Whether `address` is of code, behind a call.
+fn is_return_address<F>(address: u64, memory: &mut Memory<F>, code: &impl Fn(u64) -> Code) -> bool
+where
+    F: FnMut(u64) -> Result<u64, ()>,
+{
+    code(address.wrapping_sub(1)) != Code::None && x86_64::follows_a_call(address, memory) == Some(true)
 }
 
 /// What was found of code, by address (AVMA).
@@ -73,6 +117,11 @@ pub(super) struct Paths {
 }
 
 impl Paths {
+    /// Whether so much was followed that nothing more is.
+    fn is_exhausted(&self) -> bool {
+        self.followed > MOST_IN_ALL
+    }
+
     /// Whether the code at `pc` ends the thread.
     pub(super) fn ends_thread<F>(&mut self, pc: u64, memory: &mut Memory<F>) -> bool
     where
@@ -81,8 +130,8 @@ impl Paths {
         self.ways(pc, memory).ends
     }
 
-    /// Turns `registers` into those of the caller of the function that they are of. `is_first` says of a return address whether it
-    /// is of the code that a thread or a program begins with.
+    /// Turns `registers` into those of the caller of the function that they are of. `is_entry` says of a return address whether
+    /// it is of the code that a program begins with.
     pub(super) fn step<F>(
         &mut self,
         registers: &mut Registers,
@@ -93,76 +142,65 @@ impl Paths {
     where
         F: FnMut(u64) -> Result<u64, ()>,
     {
-        let (pc, sp) = (registers.pc(), registers.sp());
-        let none = EndReason::NoUnwindInfo { avma: pc };
-        let ways = self.ways(pc, memory);
-        let mut found: Vec<(Return, u64, u64, Proof)> = Vec::new();
-        let mut needs = None;
-        for way in &ways.returns {
-            let base = match way.place.0 {
-                Base::Stack => sp,
-                Base::Frame => match registers.get(Register::FRAME_POINTER, memory) {
-                    Ok(frame) => frame,
-                    Err(reason) => {
-                        needs = Some(reason);
-                        continue;
-                    }
-                },
-            };
-            let place = base.wrapping_add_signed(way.place.1);
-            let Some(address) = memory.read(place).filter(|_| place >= sp) else { continue };
-            if code(address.wrapping_sub(1)) == Code::None || x86_64::follows_a_call(address, memory) != Some(true) {
-                continue;
-            }
-            let proof = match x86_64::call_target(address, memory) {
-                Some(target) if self.leads_to(target, pc, memory) => Proof::Called,
-                Some(_) if x86_64::follows_an_indirect_call(address, memory) != Some(true) => Proof::Some,
-                _ if x86_64::follows_an_indirect_call(address, memory) == Some(true) => Proof::Called,
-                _ => Proof::Some,
-            };
-            found.push((*way, place, address, proof));
-        }
-        let places = |proof: Proof| {
-            let places: BTreeSet<u64> = found.iter().filter(|one| one.3 == proof).map(|one| one.1).collect();
-            (places.len() == 1).then(|| found.iter().find(|one| one.3 == proof)).flatten()
+        let avma = registers.pc();
+        let (callers, needs) = self.callers(registers, memory, &code);
+        let none = if self.is_exhausted() { EndReason::NotFollowed { avma } } else { EndReason::NoUnwindInfo { avma } };
+        let only = |proof: Proof| {
+            let mut all = callers.iter().filter(|caller| caller.proof == proof);
+            let first = *all.next()?;
+            all.all(|other| other.place == first.place).then_some(first)
         };
-        let chosen = places(Proof::Called).copied();
-        let chosen = match chosen {
-            Some(chosen) => Some(chosen),
-            None if found.iter().any(|one| one.3 == Proof::Called) => return Err(none),
+        let caller = match only(Proof::Called) {
+            Some(caller) => caller,
+            None if callers.iter().any(|caller| caller.proof == Proof::Called) => return Err(none),
             None => {
-                if let Some((place, address)) = self.outermost(sp, memory, &code, &is_entry) {
+                if let Some((place, address)) = self.outermost(registers.sp(), memory, &code, &is_entry) {
                     *registers = Registers::new(address, place.wrapping_add(x86_64::RETURN_ADDRESS_SIZE));
                     return Ok(Proof::Called);
                 }
-                places(Proof::Some).copied()
+                only(Proof::Unproven).ok_or(needs.unwrap_or(none))?
             }
         };
-        let Some((way, place, address, proof)) = chosen else { return Err(needs.unwrap_or(none)) };
-        for (register, saved) in CALLEE_SAVED.into_iter().zip(way.saved) {
-            match saved {
-                Some((Base::Stack, offset)) => registers.set_place(register, sp.wrapping_add_signed(offset)),
-                Some((Base::Frame, offset)) if register != Register::FRAME_POINTER => {
-                    match registers.get(Register::FRAME_POINTER, memory) {
-                        Ok(frame) => registers.set_place(register, frame.wrapping_add_signed(offset)),
-                        Err(_) => registers.forget(register),
-                    }
+        caller.enter(registers, memory);
+        Ok(caller.proof)
+    }
+
+    /// The callers that the function may return to, and the register that would have to be known for others.
+    fn callers<F>(
+        &mut self,
+        registers: &mut Registers,
+        memory: &mut Memory<F>,
+        code: &impl Fn(u64) -> Code,
+    ) -> (Vec<Caller>, Option<EndReason>)
+    where
+        F: FnMut(u64) -> Result<u64, ()>,
+    {
+        let (pc, sp) = (registers.pc(), registers.sp());
+        let (mut callers, mut needs) = (Vec::new(), None);
+        for way in self.ways(pc, memory).returns {
+            let base = match way.place.0 {
+                Base::Stack => Ok(sp),
+                Base::Frame => registers.get(Register::FRAME_POINTER, memory),
+            };
+            let base = match base {
+                Ok(base) => base,
+                Err(reason) => {
+                    needs = Some(reason);
+                    continue;
                 }
-                _ => {}
+            };
+            let place = base.wrapping_add_signed(way.place.1);
+            let Some(address) = memory.read(place).filter(|_| place >= sp) else { continue };
+            if !is_return_address(address, memory, code) {
+                continue;
             }
+            let called = x86_64::call_target(address, memory).is_some_and(|target| self.leads_to(target, pc, memory));
+            // By a register or a pointer it may have called anything.
+            let is_proven = called || x86_64::follows_an_indirect_call(address, memory) == Some(true);
+            let proof = if is_proven { Proof::Called } else { Proof::Unproven };
+            callers.push(Caller { way, place, address, proof });
         }
-        // Last, since the others may be counted from it.
-        if let Some(index) = CALLEE_SAVED.iter().position(|register| *register == Register::FRAME_POINTER)
-            && let Some((Base::Frame, offset)) = way.saved[index]
-            && let Ok(frame) = registers.get(Register::FRAME_POINTER, memory)
-        {
-            registers.set_place(Register::FRAME_POINTER, frame.wrapping_add_signed(offset));
-        }
-        registers.forget_caller_saved();
-        let above = x86_64::RETURN_ADDRESS_SIZE + u64::from(way.arguments);
-        registers.set(Register::STACK_POINTER, place.wrapping_add(above));
-        registers.set(Register::PC, address);
-        Ok(proof)
+        (callers, needs)
     }
 
     /// The return address of a function that does not return, and where it lies: the first above `sp` that follows a call, if it
@@ -179,9 +217,7 @@ impl Paths {
     {
         let (place, address) = (0..WORDS).map(|word| sp.wrapping_add(word * 8)).find_map(|place| {
             let address = memory.read(place)?;
-            let is_return =
-                code(address.wrapping_sub(1)) != Code::None && x86_64::follows_a_call(address, memory) == Some(true);
-            is_return.then_some((place, address))
+            is_return_address(address, memory, code).then_some((place, address))
         })?;
         (is_entry(address) || self.ends_thread(address, memory)).then_some((place, address))
     }
@@ -193,7 +229,7 @@ impl Paths {
         if let Some(known) = self.known.get(&pc) {
             return known.clone();
         }
-        if self.followed > MOST_IN_ALL {
+        if self.is_exhausted() {
             return Ways::default();
         }
         let ways = Ways { returns: returns(pc, memory, &mut self.followed), ends: ends(pc, memory) };
@@ -211,7 +247,7 @@ impl Paths {
         if let Some(known) = self.leads.get(&(from, to)) {
             return *known;
         }
-        if self.followed > MOST_IN_ALL {
+        if self.is_exhausted() {
             return false;
         }
         let leads = leads_to(from, to, memory, &mut self.followed);

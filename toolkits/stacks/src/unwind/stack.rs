@@ -127,6 +127,11 @@ pub enum EndReason {
         /// The frame's address.
         avma: u64,
     },
+    /// No unwind table covers the code at this address, and so much code was followed to where it returns that no more is.
+    NotFollowed {
+        /// The frame's address.
+        avma: u64,
+    },
     /// The unwind table of this address makes no sense.
     MalformedUnwindInfo {
         /// The frame's address.
@@ -162,6 +167,7 @@ impl EndReason {
             Self::Truncated => "truncated",
             Self::NeedsRegister { .. } => "needs_register",
             Self::NoUnwindInfo { .. } => "no_unwind_info",
+            Self::NotFollowed { .. } => "not_followed",
             Self::MalformedUnwindInfo { .. } => "malformed_unwind_info",
             Self::NotCode { .. } => "not_code",
             Self::UnreadableStack { .. } => "unreadable_stack",
@@ -188,6 +194,9 @@ impl fmt::Display for EndReason {
                 write!(f, "{} is needed at {avma:#x} and is not known", register.name())
             }
             Self::NoUnwindInfo { avma } => write!(f, "no unwind table covers {avma:#x}"),
+            Self::NotFollowed { avma } => {
+                write!(f, "no unwind table covers {avma:#x}, and more code of this process is not followed")
+            }
             Self::MalformedUnwindInfo { avma } => {
                 write!(f, "the unwind table of {avma:#x} is malformed")
             }
